@@ -1,0 +1,56 @@
+//! Every bound of the system in one place: one line and one reason each.
+
+use std::time::Duration;
+
+/// Request body in bytes: vision requests of several images pass, a bomb does not. Configurable.
+pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// JSON nesting: deeper bodies are attacks on recursive parsers.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Request headers: more than any SDK sends.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes of all request headers together.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// A client that has not sent its headers by then is cut.
+pub const HEADER_TIME_MAX: Duration = Duration::from_secs(20);
+/// A client that has not sent its body by then is cut.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(50);
+/// Connections one address may hold open: a shared egress of a customer holds many.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 1_200;
+/// Connections over all addresses.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// A non-streamed upstream answer in bytes.
+pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// One event of an upstream stream: a line longer than this is a fault of the upstream.
+pub const SSE_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes held back between the end event of a stream and its settlement.
+pub const STREAM_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Upstream attempts of one call, all routes and fallbacks together.
+pub const ATTEMPTS_MAX: u32 = 4;
+/// Open tenant databases: 205 KiB and three descriptors each.
+pub const OPEN_DATABASES_MAX: usize = 512;
+/// Settlements of one tenant that wait for their fold.
+pub const FOLD_RECORDS: usize = 256;
+/// A settlement waits for its fold no longer than this.
+pub const FOLD_AGE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a tenant's overlay file.
+pub const OVERLAY_BYTES_MAX: usize = 256 * 1024;
+/// How often a tenant's overlay file is looked at while the tenant is active.
+pub const OVERLAY_POLL: Duration = Duration::from_secs(1);
+/// Bytes of a rate-card file: the field's price file is under 2 MiB.
+pub const RATECARD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// One sealed value (a provider key, a channel secret).
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Named tokens of one tenant.
+pub const TOKENS_PER_TENANT_MAX: usize = 1_000;
+/// Tools of one request.
+pub const TOOLS_MAX: usize = 1_024;
+/// Connect to an upstream.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
+/// First byte of an upstream's answer.
+pub const UPSTREAM_FIRST_BYTE: Duration = Duration::from_secs(60);
+/// Silence between two bytes of an upstream's answer.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
+/// A whole upstream exchange.
+pub const UPSTREAM_TOTAL: Duration = Duration::from_secs(600);
+/// Open streams end within this time after SIGTERM.
+pub const DRAIN: Duration = Duration::from_secs(30);
