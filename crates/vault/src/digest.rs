@@ -1,0 +1,102 @@
+//! Hashes, keyed hashes and comparison in constant time.
+
+use aws_lc_rs::{constant_time, digest, hmac};
+
+use crate::aead::Key;
+
+/// SHA-256 of the bytes.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    array(&digest::digest(&digest::SHA256, bytes))
+}
+
+/// SHA-256 of bytes that arrive in pieces.
+#[derive(Clone)]
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Nothing hashed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Takes the next bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of everything taken in.
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        array(&self.0.finish())
+    }
+}
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// HMAC-SHA-256 of the parts one after another, without separators: a caller with more than one
+/// part of variable length puts the lengths in between.
+#[must_use]
+pub fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
+    for part in parts {
+        context.update(part);
+    }
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(context.sign().as_ref()) {
+        *to = *from;
+    }
+    out
+}
+
+/// Equality whose time depends on the lengths only.
+#[must_use]
+pub fn ct_eq(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+fn array(digest: &digest::Digest) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sha256_is_the_published_one() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(hex::encode(sha256(b"abc")), abc);
+        let mut pieces = Sha256::new();
+        pieces.update(b"a");
+        pieces.update(b"bc");
+        assert_eq!(hex::encode(pieces.finish()), abc);
+    }
+
+    #[test]
+    fn hmac_is_the_published_one() {
+        // Computed with two other implementations (Python's hmac, OpenSSL).
+        let key = Key::from_bytes(std::array::from_fn(|i| u8::try_from(i).unwrap()));
+        let whole = hmac_sha256(&key, &[b"partywall"]);
+        assert_eq!(whole, hmac_sha256(&key, &[b"party", b"", b"wall"]));
+        assert_eq!(hex::encode(whole), HMAC_PARTYWALL);
+    }
+
+    const HMAC_PARTYWALL: &str = "42b31143b195307a43dba9aee977b80fdf5d94bce8edf53d8a0fae7847549c12";
+
+    #[test]
+    fn comparison_sees_every_byte() {
+        assert!(ct_eq(b"abc", b"abc"));
+        assert!(!ct_eq(b"abc", b"abd"));
+        assert!(!ct_eq(b"abc", b"ab"));
+    }
+}
