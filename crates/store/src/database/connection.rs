@@ -1,0 +1,263 @@
+//! Opening one database: the file, the key, the settings, the owner, the version.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use zeroize::Zeroizing;
+
+use crate::database::guard::{Guard, META};
+use crate::database::place::Place;
+use crate::error::StoreError;
+
+/// What the thread that opens a database may do with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// One open database. Stays on the thread that opened it.
+pub(super) struct Open {
+    pub(super) conn: Connection,
+    pub(super) guard: Guard,
+    pub(super) place: Arc<Place>,
+}
+
+/// Why a reader could not open a database.
+pub(super) enum NotOpen {
+    /// It has still to be made or migrated, which only a writer does.
+    NeedsWriter,
+    Failed(StoreError),
+}
+
+// Pages of one connection kept decrypted.
+const CACHE_KIB: u32 = 1024;
+// The log is cut back to this after a checkpoint, so that one large write does not keep the space.
+const WAL_BYTES: u32 = 4 * 1024 * 1024;
+// One writer per database: a lock is only ever held for a checkpoint or a recovery.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+// Compiled statements kept per connection.
+const STATEMENTS: usize = 64;
+// One text or blob, and one row.
+const VALUE_BYTES: i32 = 64 * 1024 * 1024;
+const SQL_BYTES: i32 = 1024 * 1024;
+
+impl Open {
+    /// Opens for reading and writing; makes and migrates the database where that is due.
+    pub(super) fn writer(place: &Arc<Place>) -> Result<Self, StoreError> {
+        let mut open = Self::raw(place, Access::Write)?;
+        let version = open.claim()?;
+        open.migrate(version)?;
+        Ok(open)
+    }
+
+    /// Opens for reading only.
+    pub(super) fn reader(place: &Arc<Place>) -> Result<Self, NotOpen> {
+        if place
+            .find()
+            .map_err(NotOpen::Failed)?
+            .is_none_or(|found| found.len == 0)
+        {
+            return Err(NotOpen::NeedsWriter);
+        }
+        let open = Self::raw(place, Access::Read).map_err(NotOpen::Failed)?;
+        match open.version().map_err(NotOpen::Failed)? {
+            Some(version) if version == place.schema.migrations.len() => Ok(open),
+            _ => Err(NotOpen::NeedsWriter),
+        }
+    }
+
+    /// Moves the log into the database and cuts it to nothing.
+    pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
+        let pragma = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy: i64 = self.conn.query_row(pragma, [], |row| row.get(0))?;
+        if busy == 0 {
+            Ok(())
+        } else {
+            Err(StoreError::Busy)
+        }
+    }
+
+    fn raw(place: &Arc<Place>, access: Access) -> Result<Self, StoreError> {
+        let before = match place.find()? {
+            Some(found) => found,
+            None => place.create()?,
+        };
+        let rights = match access {
+            Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        };
+        // NO_MUTEX: a connection stays on one thread.
+        let flags = rights | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let mut conn = Connection::open_with_flags(place.path(), flags)?;
+        configure(&mut conn, place, access)?;
+        // The name must still lead to the file it led to before, also now that it is open.
+        match place.find()? {
+            Some(after) if after.is_same_file(&before) => {}
+            _ => return Err(StoreError::Foreign),
+        }
+        let guard = Guard::install(&mut conn)?;
+        Ok(Self {
+            conn,
+            guard,
+            place: Arc::clone(place),
+        })
+    }
+
+    // Writes owner and kind into a new database, or checks those of an old one.
+    fn claim(&mut self) -> Result<usize, StoreError> {
+        if let Some(version) = self.version()? {
+            return Ok(version);
+        }
+        let tables: i64 = self
+            .conn
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables != 0 {
+            return Err(StoreError::Foreign);
+        }
+        let tx = self.conn.transaction()?;
+        tx.execute_batch(&format!(
+            "CREATE TABLE {META} (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID"
+        ))?;
+        let mut insert =
+            tx.prepare(&format!("INSERT INTO {META} (name, value) VALUES (?1, ?2)"))?;
+        insert.execute(("uid", self.place.uid.as_bytes()))?;
+        insert.execute(("schema", self.place.schema.name))?;
+        insert.execute(("version", 0))?;
+        drop(insert);
+        tx.commit()?;
+        Ok(0)
+    }
+
+    // The version of a claimed database; `None` before it is claimed.
+    fn version(&self) -> Result<Option<usize>, StoreError> {
+        let exists = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+        if self
+            .conn
+            .query_row(exists, [META], |_| Ok(()))
+            .optional()?
+            .is_none()
+        {
+            return Ok(None);
+        }
+        let value = format!("SELECT value FROM {META} WHERE name = ?1");
+        let uid: Option<Vec<u8>> = self
+            .conn
+            .query_row(&value, ["uid"], |row| row.get(0))
+            .optional()?;
+        if uid.as_deref() != Some(self.place.uid.as_bytes()) {
+            return Err(StoreError::Foreign);
+        }
+        let schema: String = self.conn.query_row(&value, ["schema"], |row| row.get(0))?;
+        let version: i64 = self.conn.query_row(&value, ["version"], |row| row.get(0))?;
+        match usize::try_from(version) {
+            Ok(version)
+                if schema == self.place.schema.name
+                    && version <= self.place.schema.migrations.len() =>
+            {
+                Ok(Some(version))
+            }
+            _ => Err(StoreError::Schema),
+        }
+    }
+
+    fn migrate(&mut self, from: usize) -> Result<(), StoreError> {
+        for (index, migration) in self.place.schema.migrations.iter().enumerate().skip(from) {
+            let tx = self.conn.transaction()?;
+            tx.execute_batch(migration)?;
+            let version = i64::try_from(index + 1).map_err(|_| StoreError::Schema)?;
+            tx.execute(
+                &format!("UPDATE {META} SET value = ?1 WHERE name = 'version'"),
+                [version],
+            )?;
+            tx.commit()?;
+        }
+        Ok(())
+    }
+}
+
+fn configure(conn: &mut Connection, place: &Place, access: Access) -> Result<(), StoreError> {
+    conn.busy_timeout(LOCK_WAIT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    unlock(conn, place)?;
+    harden(conn)?;
+    let pragmas = format!(
+        "PRAGMA mmap_size = 0;
+         PRAGMA cache_size = -{CACHE_KIB};
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cell_size_check = ON;
+         PRAGMA foreign_keys = ON;
+         PRAGMA trusted_schema = OFF;"
+    );
+    conn.execute_batch(&pragmas)?;
+    match access {
+        Access::Read => {
+            // The writer checkpoints, nobody else.
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            conn.execute_batch("PRAGMA query_only = ON; PRAGMA synchronous = NORMAL;")?;
+        }
+        Access::Write => {
+            // Before the first table. VACUUM needs ATTACH, which is off.
+            conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
+            let wal: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+            if !wal.eq_ignore_ascii_case("wal") {
+                return Err(StoreError::Io);
+            }
+            conn.execute_batch(&format!(
+                "PRAGMA journal_size_limit = {WAL_BYTES}; PRAGMA synchronous = FULL;"
+            ))?;
+            if place.secure_delete {
+                conn.execute_batch("PRAGMA secure_delete = ON;")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+// The key before everything else, then the shape of a new file, then the first read, which fails
+// with any other key.
+fn unlock(conn: &Connection, place: &Place) -> Result<(), StoreError> {
+    // The cipher's own log would write to stderr, around the gateway's.
+    conn.execute_batch("PRAGMA cipher_log_level = NONE;")?;
+    let digits = Zeroizing::new(hex::encode(place.key.expose()));
+    // A raw key: a passphrase would cost 200 ms at every open. With room for the whole text, so
+    // that no reallocation leaves a copy behind.
+    let mut pragma = Zeroizing::new(String::with_capacity(128));
+    pragma.push_str("PRAGMA key = \"x'");
+    pragma.push_str(&digits);
+    pragma.push_str("'\";");
+    conn.execute_batch(&pragma)?;
+    // Memory security stays off: locking and wiping every page costs a third of the speed, and the
+    // process is not dumpable anyway.
+    conn.execute_batch(
+        "PRAGMA cipher_memory_security = OFF;
+         PRAGMA cipher_page_size = 4096;",
+    )?;
+    match conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) {
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
+            Err(StoreError::WrongKey)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn harden(conn: &Connection) -> Result<(), StoreError> {
+    for (option, on) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+    ] {
+        conn.set_db_config(option, on)?;
+    }
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES)?;
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! The two operations whose failure decides what the journal may claim.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Writes and syncs of segments. The second implementation is the failing disk of the tests.
+pub(super) trait Disk: Send + Sync {
+    /// Writes all bytes at the offset.
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Returns once what was written is on stable storage.
+    fn sync(&self, file: &File) -> io::Result<()>;
+}
+
+/// The operating system's.
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}

@@ -1,0 +1,226 @@
+//! Segments as crashes, decay and forgers leave them.
+
+use vault::{Sha256, SigningKey};
+
+use super::super::frame::{FRAME_HEADER, Frame, FrameKind, SEGMENT_HEADER, SegmentHeader};
+use super::super::recover::{Left, recover};
+use super::*;
+
+/// A journal as a killed process leaves it: two signed groups, then a record in none. Returns the
+/// first segment's bytes and where its frames start.
+fn killed() -> (Vec<u8>, Vec<usize>) {
+    let home = tempfile::tempdir().unwrap();
+    let (journal, _) = open(home.path());
+    for (uid, payload) in [(A, b"a first".as_slice()), (B, b"b second")] {
+        put(&journal, uid, payload).unwrap();
+        let seq = put(&journal, A, b"a more").unwrap();
+        journal.synced_blocking(seq).unwrap();
+    }
+    let header = lock(&journal.shared.live)
+        .segment(Seq::from_number(u64::MAX))
+        .unwrap()
+        .header;
+    put(&journal, B, b"b unsynced").unwrap();
+    let (_, bytes) = segment::load(&dir(home.path()), 1).unwrap();
+    let mut frames = vec![SEGMENT_HEADER];
+    let mut at = SEGMENT_HEADER;
+    while let Some(frame) = Frame::decode(&bytes, at, header.salt()) {
+        at = frame.end(at);
+        frames.push(at);
+    }
+    assert_eq!(frames.len(), 8);
+    (bytes, frames)
+}
+
+fn recovered(bytes: &[u8]) -> Left {
+    let home = tempfile::tempdir().unwrap();
+    let file = segment::create(dir(home.path()), "0001", bytes.len() as u64).unwrap();
+    RealDisk.write_at(&file, bytes, 0).unwrap();
+    recover(&dir(home.path()), &signer().verifying_key()).unwrap()
+}
+
+#[test]
+fn a_torn_tail_is_cut_at_every_byte() {
+    let (bytes, frames) = killed();
+    let (last, end) = (frames[6], frames[7]);
+    assert_eq!(recovered(&bytes).records.len(), 5);
+    for torn in last..end {
+        let mut zeroed = bytes.clone();
+        zeroed[torn..end].fill(0);
+        // The padding and a zero at the end of the checksum are zeros anyway.
+        let whole = zeroed == bytes;
+        for left in [recovered(&zeroed), recovered(&bytes[..torn])] {
+            assert_eq!(left.damaged, [], "{torn}");
+            assert!(
+                left.records.len() == 4 || (whole && left.records.len() == 5),
+                "{torn}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_before_the_tail_is_noticed() {
+    let (bytes, frames) = killed();
+    for at in 0..frames[6] {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        let left = recovered(&bad);
+        assert!(!left.damaged.is_empty(), "{at}");
+        let lost = if at < SEGMENT_HEADER { 5 } else { 1 };
+        assert!(left.records.len() + lost >= 5, "{at}");
+    }
+}
+
+#[test]
+fn damage_is_told_with_its_tenant_where_the_header_survives() {
+    let (bytes, frames) = killed();
+    let first = SegmentHeader::decode(&bytes).unwrap().first_seq;
+    let damage = |at: usize| {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        recovered(&bad).damaged
+    };
+    let told = |uid, seq, cause| {
+        [Damage {
+            uid,
+            seq: Seq::from_number(seq),
+            cause,
+        }]
+    };
+    // Content of the first record, of the first group: synced for sure, a group follows.
+    assert_eq!(
+        damage(frames[0] + FRAME_HEADER),
+        told(Some(A), first, DamageCause::Content)
+    );
+    assert_eq!(
+        damage(frames[0] + 8),
+        told(None, first, DamageCause::Header)
+    );
+    assert_eq!(
+        damage(frames[2] + 8),
+        told(None, first + 1, DamageCause::Header)
+    );
+    assert_eq!(
+        damage(frames[2] + FRAME_HEADER),
+        told(None, first + 1, DamageCause::Content)
+    );
+    assert_eq!(
+        damage(frames[3] - 72),
+        told(None, first + 1, DamageCause::Signature)
+    );
+    // The last group that was written might be half of a sync that a power cut ended.
+    assert_eq!(
+        damage(frames[3] + FRAME_HEADER),
+        told(Some(B), first + 2, DamageCause::Tail)
+    );
+    assert_eq!(damage(3), told(None, first, DamageCause::Header));
+}
+
+#[test]
+fn a_rewritten_record_breaks_the_chain() {
+    let (bytes, frames) = killed();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let frame = Frame::decode(&bytes, frames[0], header.salt()).unwrap();
+    assert_eq!(frame.kind, FrameKind::Record(RecordKind::Sent));
+    let mut forged = Vec::new();
+    let head = RecordHead {
+        kind: RecordKind::Sent,
+        uid: A,
+        reference: None,
+    };
+    Frame::write_record(&head, frame.seq, b"a forge", header.salt(), &mut forged);
+    let mut bad = bytes.clone();
+    bad[frames[0]..frames[1]].copy_from_slice(&forged);
+    let told = [Damage {
+        uid: None,
+        seq: Seq::from_number(frame.seq + 1),
+        cause: DamageCause::Chain,
+    }];
+    assert_eq!(recovered(&bad).damaged, told);
+}
+
+#[test]
+fn a_group_rehashed_without_the_key_breaks_the_signature() {
+    let (bytes, frames) = killed();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let salt = header.salt();
+    let mut bad = bytes.clone();
+    let mut out = Vec::new();
+    let head = RecordHead {
+        kind: RecordKind::Sent,
+        uid: A,
+        reference: None,
+    };
+    Frame::write_record(&head, header.first_seq + 3, b"forged", salt, &mut out);
+    bad[frames[4]..frames[5]].copy_from_slice(&out);
+    // The second group again, with the digest of the forged records but the old signature.
+    let frame = Frame::decode(&bytes, frames[5], salt).unwrap();
+    let mut group = frame
+        .group(frame.payload(&bytes, frames[5]).unwrap())
+        .unwrap();
+    let mut hasher = Sha256::new();
+    hasher.update(&group.chain);
+    hasher.update(&bad[frames[3]..frames[5]]);
+    group.digest = hasher.finish();
+    Frame::write_group(&group, salt, &mut out);
+    bad[frames[5]..frames[6] - 72].copy_from_slice(&out[..out.len() - 72]);
+    let told = [Damage {
+        uid: None,
+        seq: Seq::from_number(header.first_seq + 3),
+        cause: DamageCause::Tail,
+    }];
+    assert_eq!(recovered(&bad).damaged, told);
+}
+
+#[test]
+fn another_nodes_signature_is_damage_and_the_file_is_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let (journal, _) = open(home.path());
+    let seqs = [put(&journal, A, b"x").unwrap()];
+    drop(journal);
+    for _ in 0..2 {
+        let (journal, left) =
+            Journal::open(dir(home.path()), SigningKey::generate(), SMALL).unwrap();
+        assert_eq!(left.damaged.len(), 1);
+        journal.folded(&seqs);
+        drop(journal);
+        assert!(names(home.path()).contains("0001"));
+    }
+}
+
+#[test]
+fn a_swapped_segment_breaks_the_chain() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for home in [&one, &two] {
+        let (journal, _) = open(home.path());
+        for _ in 0..12 {
+            put(&journal, A, &[1; 2000]).unwrap();
+        }
+    }
+    #[expect(clippy::disallowed_methods, reason = "plants a file")]
+    std::fs::copy(two.path().join("0002"), one.path().join("0002")).unwrap();
+    let (_, left) = open(one.path());
+    assert!(
+        left.damaged
+            .iter()
+            .any(|damage| damage.cause == DamageCause::Chain),
+        "{:?}",
+        left.damaged
+    );
+}
+
+#[test]
+fn a_lost_segment_in_between_is_no_damage() {
+    // Folded segments are deleted in any order.
+    let home = tempfile::tempdir().unwrap();
+    let (journal, _) = open(home.path());
+    let seqs: Vec<Seq> = (0..20)
+        .map(|_| put(&journal, A, &[1; 2000]).unwrap())
+        .collect();
+    journal.folded(&seqs[8..12]);
+    drop(journal);
+    let (_, left) = open(home.path());
+    assert_eq!(left.damaged, []);
+    assert!(left.records.iter().any(|record| record.seq == seqs[0]));
+}
