@@ -1,0 +1,311 @@
+//! The audit record: one canonical entry per decision and per state change, durable before anything is released.
+//!
+//! Entries are canonical JSON (RFC 8785): the fields of [`Entry`] stand in the order of their names, values are strings and
+//! integers, so that plain compact serialisation is canonical.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{OnceLock, PoisonError};
+
+use base::{RequestId, TenantId, Timestamp};
+use serde::Serialize;
+use store::{RecordHead, RecordKind, Seq};
+use vault::Aad;
+
+use crate::error::KernelError;
+use crate::journal_record;
+use crate::open::Kernel;
+use crate::resident::{Pending, Resident, TokenEntry};
+use crate::tenant::admit::Admission;
+
+/// Refusals of one token in one second that get an entry each; the rest of that second is counted.
+const REFUSALS_PER_SECOND: u32 = 10;
+
+/// One audit entry. Field order is name order: it is the canonical form.
+#[derive(Serialize, Default, Debug, Clone)]
+pub(crate) struct Entry<'a> {
+    pub(crate) action: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) actor: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) answer_delivered: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) answer_received: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cost_usd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) count: Option<u32>,
+    pub(crate) decision: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) detail: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outcome: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) person: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) provider_model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ratecard_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_received: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_sent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) role: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rule: Option<&'a str>,
+    pub(crate) seq: u64,
+    pub(crate) tenant: &'a str,
+    pub(crate) time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_out: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) usage_source: Option<&'a str>,
+}
+
+impl Entry<'_> {
+    pub(crate) fn canonical(&self) -> String {
+        // Strings and integers only: serialisation into memory has nothing to fail on.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The record of one inbound request, opened before anything is known about it.
+///
+/// Stages write to it; none reads from it what another stage should have handed over.
+pub struct Trail {
+    kernel: Kernel,
+    request: RequestId,
+    draw: u64,
+    opened: Timestamp,
+    tenant: OnceLock<TenantId>,
+    model: OnceLock<Box<str>>,
+}
+
+/// Why an admitted caller was refused: what the audit entry keeps of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// What was asked: `call_model`, `read_usage`, …
+    pub action: &'a str,
+    /// A stable code: `model_not_found`, `quota_exceeded`, …
+    pub reason: &'a str,
+    /// The rule that decided.
+    pub rule: &'a str,
+}
+
+impl Kernel {
+    /// Opens the audit record of a request. No trail, no service.
+    ///
+    /// # Errors
+    /// [`KernelError::JournalDown`] when nothing can be recorded any more.
+    pub fn open_trail(&self) -> Result<Trail, KernelError> {
+        if self.journal().poisoned() {
+            return Err(KernelError::JournalDown);
+        }
+        let random = vault::random::<16>();
+        let (draw, _) = random.split_at(8);
+        Ok(Trail {
+            kernel: self.clone(),
+            request: RequestId::from_random(random),
+            draw: draw.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)),
+            opened: self.now(),
+            tenant: OnceLock::new(),
+            model: OnceLock::new(),
+        })
+    }
+
+    /// An id for an answer that has no trail.
+    #[must_use]
+    pub fn new_request_id(&self) -> RequestId {
+        RequestId::from_random(vault::random())
+    }
+}
+
+impl Trail {
+    /// The request's id.
+    #[must_use]
+    pub fn request_id(&self) -> &RequestId {
+        &self.request
+    }
+
+    /// When the request came in.
+    #[must_use]
+    pub fn opened(&self) -> Timestamp {
+        self.opened
+    }
+
+    /// 64 random bits of this request.
+    #[must_use]
+    pub fn draw(&self) -> u64 {
+        self.draw
+    }
+
+    /// Names the tenant that the request was admitted to.
+    pub fn bind(&self, admission: &Admission) {
+        self.tenant.get_or_init(|| admission.tenant().id().clone());
+    }
+
+    /// The tenant, once admitted: for the log line.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&TenantId> {
+        self.tenant.get()
+    }
+
+    /// Names the model asked for.
+    pub fn asked(&self, model: &str) {
+        self.model.get_or_init(|| model.chars().take(256).collect::<String>().into());
+    }
+
+    /// Records the refusal of an admitted caller; returns when it is durable.
+    ///
+    /// Past ten refusals of a token in one second the rest of that second becomes one counting entry.
+    ///
+    /// # Errors
+    /// When the journal cannot be written: the refusal must not leave either.
+    pub async fn refuse(&self, admission: &Admission, refusal: Refusal<'_>) -> Result<(), KernelError> {
+        let token = admission.entry();
+        let now = self.kernel.now();
+        let (own_entry, counted) = storm(token, now);
+        if counted > 0 {
+            self.kernel.record_storm(token, counted)?;
+        }
+        if !own_entry {
+            return Ok(());
+        }
+        let settings = admission.settings();
+        let seq = self.kernel.record_event(&token.resident, |seq| Entry {
+            action: refusal.action,
+            config: Some(&settings.config_hash),
+            decision: "deny",
+            model: self.model.get().map(AsRef::as_ref),
+            person: admission.person(),
+            policy_version: Some(&settings.policy_version),
+            reason: Some(refusal.reason),
+            request_id: Some(self.request.as_str()),
+            role: Some(token.role.as_str()),
+            rule: Some(refusal.rule),
+            seq,
+            tenant: token.resident.id.as_str(),
+            time: now.to_string(),
+            token: Some(token.name.as_str()),
+            ..Entry::default()
+        })?;
+        self.kernel.durable(seq).await
+    }
+}
+
+/// Whether this refusal gets its own entry, and how many of an earlier second are to be recorded as counted.
+fn storm(token: &TokenEntry, now: Timestamp) -> (bool, u32) {
+    let mut storm = token.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+    let second = now.unix_seconds();
+    let mut counted = 0;
+    if storm.second != second {
+        counted = std::mem::take(&mut storm.uncounted);
+        storm.second = second;
+        storm.seen = 0;
+    }
+    storm.seen = storm.seen.saturating_add(1);
+    let own_entry = storm.seen <= REFUSALS_PER_SECOND;
+    if !own_entry {
+        storm.uncounted = storm.uncounted.saturating_add(1);
+    }
+    (own_entry, counted)
+}
+
+impl Kernel {
+    /// Appends the audit entry of a state change or refusal; not yet durable.
+    pub(crate) fn record_event<'a>(
+        &self,
+        resident: &Resident,
+        entry: impl FnOnce(u64) -> Entry<'a>,
+    ) -> Result<Seq, KernelError> {
+        let keys = self.keys(resident)?;
+        let now = self.now();
+        let head = RecordHead { kind: RecordKind::Event, uid: resident.uid, reference: None };
+        self.journal()
+            .append(head, |seq, out| {
+                let mut books = resident.books();
+                let audit_seq = books.audit_next;
+                books.audit_next += 1;
+                let entry = entry(audit_seq).canonical();
+                journal_record::write_event(audit_seq, &entry, out);
+                keys.journal.seal_into(&record_aad(resident, seq), out);
+                books.oldest.get_or_insert(now);
+                self.pending().fetch_add(1, Ordering::Relaxed);
+                books.pending.push_back(Pending { seq, sent: None, row: None, audit_seq, entry });
+            })
+            .map_err(|_| KernelError::JournalDown)
+    }
+
+    pub(crate) async fn durable(&self, seq: Seq) -> Result<(), KernelError> {
+        self.journal().synced(seq).await.map_err(|_| KernelError::JournalDown)
+    }
+
+    pub(crate) fn record_storm(&self, token: &TokenEntry, counted: u32) -> Result<(), KernelError> {
+        let time = self.now().to_string();
+        self.record_event(&token.resident, |seq| Entry {
+            action: "refusals",
+            count: Some(counted),
+            decision: "deny",
+            reason: Some("more refusals in one second than are recorded singly"),
+            seq,
+            tenant: token.resident.id.as_str(),
+            time,
+            token: Some(token.name.as_str()),
+            ..Entry::default()
+        })
+        .map(|_seq| ())
+    }
+}
+
+/// Binds a record to its tenant and its place in the journal.
+pub(crate) fn record_aad(resident: &Resident, seq: Seq) -> Aad {
+    Aad::new("partywall journal record v1").uid(&resident.uid).number(seq.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_canonical_json() {
+        let entry = Entry {
+            action: "call_model",
+            answer_received: Some("ä\u{7}\"\\\n€"),
+            attempt: Some(1),
+            cost_usd: Some("0.1".into()),
+            count: Some(3),
+            detail: [("b", "2".to_owned()), ("a", "1".to_owned())].into(),
+            decision: "allow",
+            seq: 7,
+            tenant: "acme",
+            time: "2026-01-01T00:00:00.000Z".into(),
+            tokens_in: Some(1),
+            usage_source: Some("provider"),
+            role: Some("app"),
+            rule: Some("r"),
+            ..Entry::default()
+        };
+        let text = entry.canonical();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json_canonicalizer::to_string(&value).unwrap(), text);
+    }
+}

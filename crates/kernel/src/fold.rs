@@ -1,0 +1,187 @@
+//! From the journal into a tenant's own database. Idempotent: a record that is there already changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base::{Timestamp, Usage, limits};
+use store::sql::params;
+use store::{Seq, StoreError, WriteTx};
+
+use crate::error::KernelError;
+use crate::journal_record::{Row, UsageWire};
+use crate::open::Kernel;
+use crate::resident::{Pending, Resident};
+
+/// Records over all tenants that may wait for their fold; past it, smaller batches are folded too.
+const PENDING_MAX: usize = 32_768;
+
+impl Kernel {
+    /// Asks for a fold in the background when enough has gathered.
+    pub(crate) fn fold_if_due(&self, resident: &Arc<Resident>) {
+        let due = {
+            let mut books = resident.books();
+            let crowded = self.pending_total() > PENDING_MAX && books.pending.len() >= limits::FOLD_RECORDS / 8;
+            let due = (books.pending.len() >= limits::FOLD_RECORDS || crowded) && !books.fold_asked;
+            books.fold_asked |= due;
+            due
+        };
+        if due {
+            let (kernel, resident) = (self.clone(), Arc::clone(resident));
+            self.tasks().spawn(async move {
+                // A failure quarantines the tenant inside and is logged there.
+                let _reported = kernel.fold(&resident).await;
+            });
+        }
+    }
+
+    /// Writes everything that waits into the tenant's database, durably, and releases it from the journal.
+    pub(crate) async fn fold(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+        let _one_at_a_time = resident.folding.lock().await;
+        let batch: Arc<Vec<Pending>> = {
+            let mut books = resident.books();
+            books.fold_asked = false;
+            books.oldest = None;
+            Arc::new(books.pending.drain(..).collect())
+        };
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.pending().fetch_sub(batch.len(), Ordering::Relaxed);
+        let place = self.place(resident)?;
+        let rows = Arc::clone(&batch);
+        match self.engine().write(&place, move |tx| insert(tx, &rows)).await {
+            Ok(()) => {
+                let seqs: Vec<Seq> = batch.iter().flat_map(|pending| pending.sent.into_iter().chain([pending.seq])).collect();
+                self.journal().folded(&seqs);
+                Ok(())
+            }
+            Err(error) => {
+                self.put_back(resident, batch);
+                let result: Result<(), StoreError> = Err(error);
+                self.checked(resident, result)
+            }
+        }
+    }
+
+    fn put_back(&self, resident: &Resident, batch: Arc<Vec<Pending>>) {
+        let batch = Arc::try_unwrap(batch).unwrap_or_else(|shared| shared.to_vec());
+        self.pending().fetch_add(batch.len(), Ordering::Relaxed);
+        let mut books = resident.books();
+        books.oldest = Some(self.now());
+        for pending in batch.into_iter().rev() {
+            books.pending.push_front(pending);
+        }
+    }
+}
+
+/// Inserts a batch: rows, roll-ups of the rows that were new, audit entries.
+pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), StoreError> {
+    let mut rollups: BTreeMap<(i32, &str), Rollup> = BTreeMap::new();
+    for pending in batch {
+        if let Some(row) = &pending.row {
+            if insert_row(tx, row)? {
+                let day = Timestamp::from_unix_ms(row.started_ms).day().number();
+                rollups.entry((day, &row.model)).or_default().add(row);
+            }
+        }
+        let unsent = pending.sent.filter(|_| pending.row.is_none()).map(|sent| signed(sent.number()));
+        tx.execute(
+            "INSERT INTO audit (seq, journal_seq, entry, unsent_seq) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (journal_seq) DO NOTHING",
+            params![signed(pending.audit_seq), signed(pending.seq.number()), pending.entry, unsent],
+        )?;
+    }
+    for ((day, model), rollup) in rollups {
+        tx.execute(
+            "INSERT INTO rollup (day, model, attempts, tokens_in, tokens_out, cost_pico, charged_pico, charged_tokens, requests)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (day, model) DO UPDATE SET
+                attempts = attempts + excluded.attempts, tokens_in = tokens_in + excluded.tokens_in,
+                tokens_out = tokens_out + excluded.tokens_out, cost_pico = cost_pico + excluded.cost_pico,
+                charged_pico = charged_pico + excluded.charged_pico,
+                charged_tokens = charged_tokens + excluded.charged_tokens, requests = requests + excluded.requests",
+            params![
+                day,
+                model,
+                rollup.attempts,
+                rollup.tokens_in,
+                rollup.tokens_out,
+                rollup.cost_pico,
+                rollup.charged_pico,
+                rollup.charged_tokens,
+                rollup.requests
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Rollup {
+    attempts: i64,
+    tokens_in: i64,
+    tokens_out: i64,
+    cost_pico: i64,
+    charged_pico: i64,
+    charged_tokens: i64,
+    requests: i64,
+}
+
+impl Rollup {
+    fn add(&mut self, row: &Row) {
+        let usage = row.usage.map(Usage::from).unwrap_or_default();
+        self.attempts += 1;
+        self.tokens_in = self.tokens_in.saturating_add(signed(usage.tokens_in()));
+        self.tokens_out = self.tokens_out.saturating_add(signed(usage.tokens_out()));
+        self.cost_pico = self.cost_pico.saturating_add(row.cost_pico.unwrap_or(0));
+        self.charged_pico = self.charged_pico.saturating_add(row.charged_pico);
+        self.charged_tokens = self.charged_tokens.saturating_add(signed(row.charged_tokens));
+        self.requests = self.requests.saturating_add(signed(row.requests));
+    }
+}
+
+fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
+    let buckets = row.usage.map(|UsageWire(buckets)| buckets.map(signed));
+    let bucket = |index: usize| buckets.map(|buckets| buckets[index]);
+    let inserted = tx.execute(
+        "INSERT INTO ledger (sent_seq, request_id, attempt, person, token, model, provider, provider_model,
+            input, cache_read, cache_write, cache_write_1h, audio_in, image_in, output, reasoning, audio_out, server_tool_calls,
+            cost_pico, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)
+         ON CONFLICT (sent_seq) DO NOTHING",
+        params![
+            signed(row.sent_seq),
+            row.request_id,
+            row.attempt,
+            row.person,
+            row.token,
+            row.model,
+            row.provider,
+            row.provider_model,
+            bucket(0),
+            bucket(1),
+            bucket(2),
+            bucket(3),
+            bucket(4),
+            bucket(5),
+            bucket(6),
+            bucket(7),
+            bucket(8),
+            bucket(9),
+            row.cost_pico,
+            row.hold_pico,
+            row.charged_pico,
+            row.ratecard_version,
+            row.usage_source,
+            row.outcome,
+            row.started_ms,
+            row.finished_ms
+        ],
+    )?;
+    Ok(inserted == 1)
+}
+
+/// `SQLite` integers are signed; a count beyond 2^63 saturates.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

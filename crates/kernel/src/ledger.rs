@@ -1,0 +1,408 @@
+//! Attempts: reserved, recorded as sent, settled exactly once.
+//!
+//! An [`OpenAttempt`] cannot be lost: settling consumes it, and dropping it records `unknown`, charged at its hold. Appending to
+//! the journal is a short write and needs no task, so `Drop` does it in place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base::{Money, RequestId, Timestamp, Usage, UsageSource};
+use store::{RecordHead, RecordKind, Seq};
+
+use crate::audit::{Entry, record_aad};
+use crate::error::KernelError;
+use crate::log::Field;
+use crate::journal_record::{self, Row, Sent, UsageWire, pico_i64};
+use crate::open::Kernel;
+use crate::quota::{Demand, Exceeded, Quota, Reservation, Unit};
+use crate::resident::{Pending, Resident};
+use crate::tenant::Tenant;
+use crate::tenant::admit::Admission;
+
+/// An amount set aside for one attempt. Dropping it gives it back.
+#[must_use = "dropping a reserved amount gives it back"]
+pub struct Reserved {
+    kernel: Kernel,
+    resident: Arc<Resident>,
+    reservation: Option<Reservation>,
+}
+
+impl Reserved {
+    /// What is set aside.
+    #[must_use]
+    pub fn demand(&self) -> Demand {
+        self.reservation.map(|held| held.demand()).unwrap_or_default()
+    }
+
+    /// Gives back what is above `to`.
+    pub fn shrink_to(&mut self, to: Demand) {
+        if let Some(reservation) = &mut self.reservation {
+            self.resident.books().counters.shrink(reservation, to);
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.resident.books().counters.release(reservation);
+        }
+    }
+}
+
+/// What identifies an attempt and what is known when it is sent.
+#[derive(Clone, Debug)]
+pub struct AttemptFacts {
+    /// The inbound request.
+    pub request: RequestId,
+    /// Number of the attempt within its call, from 1.
+    pub attempt: u32,
+    /// The model asked for.
+    pub model: String,
+    /// The provider chosen.
+    pub provider: String,
+    /// The provider's name of the model.
+    pub provider_model: String,
+    /// Version of the rate card that prices it.
+    pub ratecard_version: Arc<str>,
+    /// SHA-256 of the request as the client sent it.
+    pub request_received: [u8; 32],
+    /// SHA-256 of the request as it goes to the provider.
+    pub request_sent: [u8; 32],
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The provider finished and said what was used.
+    Finished,
+    /// The provider answered with an error and no usage: cost 0.
+    Failed,
+    /// The client went away; what was produced is charged.
+    Abandoned,
+    /// The provider's answer broke off or was malformed; what was produced is charged.
+    Broken,
+    /// Nothing is known: charged at its hold.
+    Unknown,
+    /// No byte left for the provider: an audit entry, no row.
+    NotSent,
+}
+
+impl Outcome {
+    /// The name on reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+            Self::Broken => "broken",
+            Self::Unknown => "unknown",
+            Self::NotSent => "not_sent",
+        }
+    }
+}
+
+/// The end of an attempt.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was used; `None` when it cannot be known.
+    pub usage: Option<Usage>,
+    /// Where `usage` comes from.
+    pub usage_source: UsageSource,
+    /// The price of `usage`; `None` when it cannot be known: then the hold is charged.
+    pub cost: Option<Money>,
+    /// SHA-256 of the answer as the provider gave it, where one came.
+    pub answer_received: Option<[u8; 32]>,
+    /// SHA-256 of the answer as the client gets it, where one leaves.
+    pub answer_delivered: Option<[u8; 32]>,
+}
+
+impl Settlement {
+    /// An attempt of which nothing is known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            outcome: Outcome::Unknown,
+            usage: None,
+            usage_source: UsageSource::Unknown,
+            cost: None,
+            answer_received: None,
+            answer_delivered: None,
+        }
+    }
+
+    /// An error answer without usage.
+    #[must_use]
+    pub fn failed() -> Self {
+        Self {
+            outcome: Outcome::Failed,
+            usage: Some(Usage::default()),
+            usage_source: UsageSource::Provider,
+            cost: Some(Money::ZERO),
+            ..Self::unknown()
+        }
+    }
+}
+
+/// An attempt that was recorded as sent and is not settled yet.
+#[must_use = "an attempt that is dropped is recorded as unknown and charged at its hold"]
+pub struct OpenAttempt {
+    kernel: Kernel,
+    resident: Arc<Resident>,
+    reservation: Option<Reservation>,
+    seq: Seq,
+    sent: Box<Sent>,
+}
+
+/// A settlement on its way to the disk.
+#[must_use = "nothing may be released before the settlement is durable"]
+pub struct Settling {
+    kernel: Kernel,
+    seq: Seq,
+}
+
+impl Settling {
+    /// Returns when the settlement and its audit entry are signed and on disk.
+    ///
+    /// # Errors
+    /// [`KernelError::JournalDown`]: the end of the answer must not leave.
+    pub async fn durable(self) -> Result<(), KernelError> {
+        self.kernel.durable(self.seq).await
+    }
+}
+
+impl Tenant {
+    /// Sets `demand` aside under every limit of the tenant.
+    ///
+    /// # Errors
+    /// The first quota that it does not fit.
+    pub fn reserve(&self, demand: Demand) -> Result<Reserved, Exceeded> {
+        let resident = self.resident();
+        let limits = resident.settings.load().limits;
+        let reservation = resident.books().counters.reserve(&limits, demand, self.kernel().now())?;
+        Ok(Reserved { kernel: self.kernel().clone(), resident: Arc::clone(resident), reservation: Some(reservation) })
+    }
+
+    /// What is left of tokens (count) or cost (pico-USD) under the limits in force; `None` where nothing limits it.
+    #[must_use]
+    pub fn left(&self, unit: Unit) -> Option<i128> {
+        let resident = self.resident();
+        let limits = resident.settings.load().limits;
+        resident.books().counters.left(&limits, unit, self.kernel().now())
+    }
+
+    /// What is used and held under a quota now, and when its window begins anew. Right once the tenant's books are loaded,
+    /// which any [`Tenant::read`] does.
+    #[must_use]
+    pub fn used(&self, quota: Quota) -> (i128, Timestamp) {
+        let now = self.kernel().now();
+        let mut books = self.resident().books();
+        (books.counters.used(quota, now), books.counters.resets_at(quota, now))
+    }
+}
+
+impl Reserved {
+    /// Records the attempt as sent. The record is in the operating system's hands when this returns: it survives a kill of the
+    /// process, and a power cut from the next group on.
+    ///
+    /// # Errors
+    /// [`KernelError::JournalDown`]: the attempt must not be sent.
+    pub fn open_attempt(mut self, admission: &Admission, facts: AttemptFacts) -> Result<OpenAttempt, KernelError> {
+        let resident = Arc::clone(&self.resident);
+        let kernel = self.kernel.clone();
+        let keys = kernel.keys(&resident)?;
+        let settings = admission.settings();
+        let demand = self.demand();
+        let commit = |digest: &[u8; 32]| hex::encode(vault::hmac_sha256(&keys.commitment, &[digest]));
+        let sent = Box::new(Sent {
+            request_id: facts.request.as_str().to_owned(),
+            attempt: facts.attempt,
+            person: admission.person().map(str::to_owned),
+            token: admission.token_name().as_str().to_owned(),
+            role: admission.role().as_str().to_owned(),
+            model: facts.model,
+            provider: facts.provider,
+            provider_model: facts.provider_model,
+            hold_pico: pico_i64(demand.cost),
+            hold_tokens: demand.tokens,
+            requests: demand.requests,
+            ratecard_version: facts.ratecard_version.to_string(),
+            started_ms: kernel.now().unix_ms(),
+            request_received: commit(&facts.request_received),
+            request_sent: commit(&facts.request_sent),
+            config: settings.config_hash.to_string(),
+            policy_version: settings.policy_version.to_string(),
+        });
+        let head = RecordHead { kind: RecordKind::Sent, uid: resident.uid, reference: None };
+        let seq = kernel
+            .journal()
+            .append(head, |seq, out| {
+                journal_record::write_sent(&sent, out);
+                keys.journal.seal_into(&record_aad(&resident, seq), out);
+            })
+            .map_err(|_| KernelError::JournalDown)?;
+        // From here on the attempt owns the reservation.
+        let reservation = self.reservation.take();
+        Ok(OpenAttempt { kernel, resident, reservation, seq, sent })
+    }
+}
+
+impl OpenAttempt {
+    /// What was set aside for this attempt.
+    #[must_use]
+    pub fn hold(&self) -> Money {
+        Money::from_pico(i128::from(self.sent.hold_pico))
+    }
+
+    /// Records the end. The answer's last byte may leave when the returned value is durable.
+    ///
+    /// # Errors
+    /// [`KernelError::JournalDown`]: nothing may be released.
+    pub fn settle(mut self, settlement: &Settlement) -> Result<Settling, KernelError> {
+        let seq = self.record(settlement)?;
+        Ok(Settling { kernel: self.kernel.clone(), seq })
+    }
+
+    /// Records that nothing left for the provider: no row, no charge, an audit entry.
+    ///
+    /// # Errors
+    /// As [`OpenAttempt::settle`].
+    pub fn not_sent(mut self) -> Result<Settling, KernelError> {
+        if let Some(reservation) = self.reservation.take() {
+            self.resident.books().counters.release(reservation);
+        }
+        let settlement = Settlement { outcome: Outcome::NotSent, ..Settlement::unknown() };
+        let at = self.kernel.now();
+        let seq = append_settled(&self.kernel, &self.resident, self.seq, &self.sent, Ended { row: None, at }, &settlement)?;
+        Ok(Settling { kernel: self.kernel.clone(), seq })
+    }
+
+    fn record(&mut self, settlement: &Settlement) -> Result<Seq, KernelError> {
+        // Taken first: whatever happens below, `Drop` does not record a second time.
+        let reservation = self.reservation.take();
+        let row = self.row(settlement);
+        if let Some(reservation) = reservation {
+            let charged = Demand {
+                requests: row.requests,
+                tokens: row.charged_tokens,
+                cost: Money::from_pico(i128::from(row.charged_pico)),
+            };
+            self.resident.books().counters.settle(reservation, charged);
+        }
+        let ended = Ended { at: Timestamp::from_unix_ms(row.finished_ms), row: Some(row) };
+        let seq = append_settled(&self.kernel, &self.resident, self.seq, &self.sent, ended, settlement)?;
+        self.log(settlement);
+        self.kernel.fold_if_due(&self.resident);
+        Ok(seq)
+    }
+
+    fn log(&self, settlement: &Settlement) {
+        let now = self.kernel.now();
+        let usage = settlement.usage.unwrap_or_default();
+        let fields = [
+            ("request_id", Field::Text(&self.sent.request_id)),
+            ("attempt", Field::Number(u64::from(self.sent.attempt))),
+            ("model", Field::Text(&self.sent.model)),
+            ("provider", Field::Text(&self.sent.provider)),
+            ("outcome", Field::Text(settlement.outcome.as_str())),
+            ("tokens_in", Field::Number(usage.tokens_in())),
+            ("tokens_out", Field::Number(usage.tokens_out())),
+            ("duration_ms", Field::Number(u64::try_from(now.unix_ms() - self.sent.started_ms).unwrap_or(0))),
+        ];
+        self.kernel.log().event(now, Some(&self.resident.id), "call", &fields);
+    }
+
+    fn row(&self, settlement: &Settlement) -> Row {
+        let mut row = Row::unknown(self.seq.number(), &self.sent, self.kernel.now());
+        row.usage = settlement.usage.as_ref().map(UsageWire::from);
+        row.usage_source = settlement.usage_source.as_str().to_owned();
+        row.outcome = settlement.outcome.as_str().to_owned();
+        row.cost_pico = settlement.cost.map(pico_i64);
+        if let (Some(cost), Some(usage)) = (settlement.cost, settlement.usage) {
+            row.charged_pico = pico_i64(cost);
+            row.charged_tokens = usage.tokens_in().saturating_add(usage.tokens_out());
+        }
+        row
+    }
+}
+
+impl Drop for OpenAttempt {
+    fn drop(&mut self) {
+        if self.reservation.is_some() {
+            // A journal that cannot be written keeps the `sent` record: the next start records `unknown` from it.
+            let _lost_only_with_the_journal = self.record(&Settlement::unknown());
+        }
+    }
+}
+
+/// The row of an attempt that ended, where it has one, and when it ended.
+pub(crate) struct Ended {
+    pub(crate) row: Option<Row>,
+    pub(crate) at: Timestamp,
+}
+
+/// Appends the settlement of `sent_seq`; also used at start for attempts that a crash left open.
+pub(crate) fn append_settled(
+    kernel: &Kernel,
+    resident: &Resident,
+    sent_seq: Seq,
+    sent: &Sent,
+    ended: Ended,
+    settlement: &Settlement,
+) -> Result<Seq, KernelError> {
+    let keys = kernel.keys(resident)?;
+    let Ended { row, at: now } = ended;
+    let commit = |digest: &[u8; 32]| hex::encode(vault::hmac_sha256(&keys.commitment, &[digest]));
+    let answer_received = settlement.answer_received.as_ref().map(commit);
+    let answer_delivered = settlement.answer_delivered.as_ref().map(commit);
+    let usage = settlement.usage;
+    let mut entry = Entry {
+        action: "call_model",
+        answer_delivered: answer_delivered.as_deref(),
+        answer_received: answer_received.as_deref(),
+        attempt: Some(sent.attempt),
+        config: Some(&sent.config),
+        cost_usd: settlement.cost.map(|cost| cost.to_string()),
+        decision: "allow",
+        detail: BTreeMap::new(),
+        model: Some(&sent.model),
+        outcome: Some(settlement.outcome.as_str()),
+        person: sent.person.as_deref(),
+        policy_version: Some(&sent.policy_version),
+        provider: Some(&sent.provider),
+        provider_model: Some(&sent.provider_model),
+        ratecard_version: Some(&sent.ratecard_version),
+        request_id: Some(&sent.request_id),
+        request_received: Some(&sent.request_received),
+        request_sent: Some(&sent.request_sent),
+        role: Some(&sent.role),
+        rule: Some("role may call models; model is visible"),
+        tenant: resident.id.as_str(),
+        time: now.to_string(),
+        token: Some(&sent.token),
+        tokens_in: usage.map(|usage| usage.tokens_in()),
+        tokens_out: usage.map(|usage| usage.tokens_out()),
+        usage_source: Some(settlement.usage_source.as_str()),
+        ..Entry::default()
+    };
+    let head = RecordHead { kind: RecordKind::Settled, uid: resident.uid, reference: Some(sent_seq) };
+    kernel
+        .journal()
+        .append(head, |seq, out| {
+            let mut books = resident.books();
+            entry.seq = books.audit_next;
+            books.audit_next += 1;
+            let text = entry.canonical();
+            journal_record::write_settled(row.as_ref(), entry.seq, &text, out);
+            keys.journal.seal_into(&record_aad(resident, seq), out);
+            books.oldest.get_or_insert(now);
+            kernel.pending().fetch_add(1, Ordering::Relaxed);
+            let audit_seq = entry.seq;
+            books.pending.push_back(Pending { seq, sent: Some(sent_seq), row, audit_seq, entry: text });
+        })
+        .map_err(|_| KernelError::JournalDown)
+}

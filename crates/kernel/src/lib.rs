@@ -1,0 +1,51 @@
+//! Tenants and everything that is theirs: the capability, admission, the registry, sealed secrets, the overlay, quotas,
+//! the ledger and the audit record.
+//!
+//! **Invariant:** every byte of tenant state is reached through a [`Tenant`], and a `Tenant` is minted in two places only:
+//! `tenant::admit` (a verified credential) and `sweep` (the operator).
+
+pub mod audit;
+pub mod clock;
+pub mod error;
+
+pub mod ledger;
+pub mod lifecycle;
+pub mod log;
+pub mod overlay;
+pub mod quota;
+pub mod report;
+pub mod root;
+pub mod settings;
+pub mod sweep;
+pub mod tasks;
+pub mod tenant;
+pub mod tokens;
+
+mod fold;
+mod journal_record;
+mod maintain;
+mod open;
+mod recover;
+mod registry;
+mod resident;
+mod schema;
+mod secrets;
+
+pub use audit::{Refusal as AuditedRefusal, Trail};
+pub use clock::SystemClock;
+pub use error::KernelError;
+pub use ledger::{AttemptFacts, OpenAttempt, Outcome, Settlement};
+pub use open::{Kernel, KernelOptions};
+pub use quota::{Demand, Exceeded, Limits, Reservation};
+pub use root::DataRoot;
+pub use settings::{Settings, Tier, Tiers};
+pub use store::{ReadTx, StoreError, WriteTx};
+pub use sweep::Operator;
+pub use tenant::admit::{Admission, Caller, Refused};
+pub use tenant::Tenant;
+pub use vault::Secret;
+
+/// Hashing for digests that enter the audit record.
+pub mod digest {
+    pub use vault::{Sha256, sha256};
+}

@@ -1,0 +1,210 @@
+//! A tenant's life: create, change, suspend, resume, delete.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{Role, TenantId, TenantUid, TokenName};
+use vault::{Key, TenantKeys};
+
+use crate::error::KernelError;
+use crate::open::Kernel;
+use crate::quota::Limits;
+use crate::registry::{self, TenantRow};
+use crate::resident::{Account, Resident, Status, WrappedKeys};
+use crate::root::{TOPICS, open_sub, private_dir, sync_dir};
+use crate::sweep::Operator;
+use crate::tenant::Tenant;
+use crate::tokens::{FIRST_TOKEN, IssuedToken};
+
+/// What a new tenant starts with.
+#[derive(Clone, Debug)]
+pub struct NewTenant {
+    /// Its name.
+    pub id: TenantId,
+    /// Name of its tier.
+    pub tier: String,
+    /// Limits over its tier's.
+    pub overrides: Limits,
+}
+
+impl Kernel {
+    /// Creates a tenant: directory, keys, database, first token (role `admin`).
+    ///
+    /// # Errors
+    /// [`KernelError::Exists`] when the name is taken, [`KernelError::NotFound`] for an unknown tier.
+    pub async fn create_tenant(&self, operator: &Operator, new: NewTenant) -> Result<(Tenant, IssuedToken), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        if self.directory().tenant(&new.id).is_some() {
+            return Err(KernelError::Exists(format!("there is a tenant {} already", new.id)));
+        }
+        self.known_tier(&new.tier)?;
+        let uid = TenantUid::from_bytes(vault::random());
+        let (root_key, keys) = (Key::generate(), TenantKeys::generate());
+        let wrapped =
+            || WrappedKeys { root: self.master().wrap(&uid, &root_key), sealed: keys.seal(&root_key, &uid) };
+        let account = Account {
+            status: Status::Active,
+            tier: new.tier.clone(),
+            overrides: new.overrides,
+            created: self.now(),
+            audit_key: keys.audit.verifying_key(),
+        };
+        self.make_directories(&new.id)?;
+        let row = TenantRow { uid, id: new.id.clone(), account: account.clone(), wrapped: Some(wrapped()) };
+        self.registry_write(move |tx| registry::insert_tenant(tx, &row)).await?;
+        let settings = self.merge_settings(&account, &crate::overlay::Overlay::default());
+        let resident = Resident::new(new.id, uid, account, Some(wrapped()), settings);
+        self.directory().add_tenant(Arc::clone(&resident));
+        self.load(&resident).await?;
+        let detail = [("tier", new.tier), ("uid", uid.to_string())].into();
+        self.record_change(operator, &resident, "tenant.create", detail).await?;
+        let name: TokenName = FIRST_TOKEN.parse().map_err(|_| KernelError::Busy)?;
+        let token = self.add_token(&resident, name, Role::Admin, None).await?;
+        Ok((Tenant::mint_for_operator(self, &resident, operator), token))
+    }
+
+    /// Refuses every call of the tenant from now on and ends its open streams. Data stays.
+    ///
+    /// # Errors
+    /// When the change cannot be recorded.
+    pub async fn suspend_tenant(&self, operator: &Operator, tenant: &Tenant) -> Result<(), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let resident = tenant.resident();
+        // Containment first: a disk that fails below must not keep a runaway tenant running.
+        let account = self.with_status(resident, Status::Suspended);
+        resident.end_all();
+        self.save_account(resident, account).await?;
+        self.record_if_possible(operator, resident, "tenant.suspend").await
+    }
+
+    /// Serves a suspended tenant again.
+    ///
+    /// # Errors
+    /// When the change cannot be recorded.
+    pub async fn resume_tenant(&self, operator: &Operator, tenant: &Tenant) -> Result<(), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let resident = tenant.resident();
+        if resident.account.load().status == Status::Deleting {
+            return Err(KernelError::Refused(format!("{} is being deleted", resident.id)));
+        }
+        self.load(resident).await?;
+        self.record_change(operator, resident, "tenant.resume", BTreeMap::new()).await?;
+        let mut account = resident.account.load().as_ref().clone();
+        account.status = Status::Active;
+        self.save_account(resident, Arc::new(account)).await
+    }
+
+    /// Sets tier and limit overrides.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] for an unknown tier.
+    pub async fn set_limits(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        tier: Option<String>,
+        overrides: Limits,
+    ) -> Result<(), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let resident = tenant.resident();
+        let mut account = resident.account.load().as_ref().clone();
+        if let Some(tier) = tier {
+            self.known_tier(&tier)?;
+            account.tier = tier;
+        }
+        account.overrides = overrides;
+        self.load(resident).await?;
+        let detail = [("tier", account.tier.clone()), ("limits", format!("{:?}", account.overrides))].into();
+        self.record_change(operator, resident, "quota.set", detail).await?;
+        self.save_account(resident, Arc::new(account)).await?;
+        self.refresh_settings(resident);
+        Ok(())
+    }
+
+    /// Deletes a tenant: keys first, then files. After this returns, and after a crash at any point of it, nothing opens the data.
+    ///
+    /// # Errors
+    /// When the keys could not be destroyed; once they are, the removal of files is finished at the next start if it fails here.
+    pub async fn delete_tenant(&self, operator: &Operator, tenant: &Tenant) -> Result<(), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let resident = tenant.resident();
+        // The last entry of its log goes with it; it stands in the journal until the segment is retired.
+        self.record_if_possible(operator, resident, "tenant.delete").await?;
+        self.with_status(resident, Status::Deleting);
+        resident.end_all();
+        self.finish_deletion(resident).await
+    }
+
+    /// Carries a deletion from wherever it stopped to its end.
+    pub(crate) async fn finish_deletion(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+        let uid = resident.uid;
+        self.registry_write(move |tx| registry::destroy_keys(tx, uid)).await?;
+        // The old row's pages lie in the write-ahead log until it is truncated.
+        self.engine().checkpoint(self.registry_place()).await?;
+        resident.wrapped.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(place) = resident.place.get() {
+            self.engine().close(place).await?;
+        }
+        self.forget_pending(resident);
+        self.remove_directories(&resident.id)?;
+        self.registry_write(move |tx| registry::remove_tenant(tx, uid)).await?;
+        self.engine().checkpoint(self.registry_place()).await?;
+        self.directory().remove_tenant(resident);
+        Ok(())
+    }
+
+    fn with_status(&self, resident: &Resident, status: Status) -> Arc<Account> {
+        let mut account = resident.account.load().as_ref().clone();
+        account.status = status;
+        let account = Arc::new(account);
+        resident.account.store(Arc::clone(&account));
+        account
+    }
+
+    async fn save_account(&self, resident: &Resident, account: Arc<Account>) -> Result<(), KernelError> {
+        let (uid, stored) = (resident.uid, Arc::clone(&account));
+        self.registry_write(move |tx| registry::update_account(tx, uid, &stored)).await?;
+        resident.account.store(account);
+        Ok(())
+    }
+
+    /// A tenant whose store does not open has no log to write to; suspending and deleting it must work all the same.
+    async fn record_if_possible(
+        &self,
+        operator: &Operator,
+        resident: &Arc<Resident>,
+        action: &'static str,
+    ) -> Result<(), KernelError> {
+        match self.load(resident).await {
+            Ok(()) => self.record_change(operator, resident, action, BTreeMap::new()).await,
+            Err(KernelError::Quarantined(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn make_directories(&self, id: &TenantId) -> Result<(), KernelError> {
+        let tenants = self.root().sub("tenants")?;
+        let shown = self.root().tenant_path(id);
+        let error = |e: std::io::Error| crate::root::io_error(&shown, "create", &e);
+        if tenants.symlink_metadata(id.as_str()).is_ok() {
+            // A name without a registry row whose directory exists: the rest of an interrupted creation, or planted files.
+            tenants.remove_dir_all(id.as_str()).map_err(error)?;
+        }
+        tenants.create_dir_with(id.as_str(), &private_dir()).map_err(error)?;
+        let own = open_sub(&tenants, id.as_str()).map_err(error)?;
+        for topic in TOPICS {
+            own.create_dir_with(topic, &private_dir()).map_err(error)?;
+        }
+        sync_dir(&own).and_then(|()| sync_dir(&tenants)).map_err(error)
+    }
+
+    fn remove_directories(&self, id: &TenantId) -> Result<(), KernelError> {
+        let tenants = self.root().sub("tenants")?;
+        match tenants.remove_dir_all(id.as_str()) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(crate::root::io_error(&self.root().tenant_path(id), "remove", &e)),
+        }
+        sync_dir(&tenants).map_err(|e| crate::root::io_error(&self.root().tenant_path(id), "sync", &e))
+    }
+}

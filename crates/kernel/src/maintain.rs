@@ -1,0 +1,258 @@
+//! What happens beside requests: overlays re-read, old records folded, counts written down, expired tokens ended.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base::{Timestamp, limits};
+use cap_std::fs::{Dir, MetadataExt};
+use std::io::Read;
+
+use crate::audit::Entry;
+use crate::error::KernelError;
+use crate::log::Field;
+use crate::open::Kernel;
+use crate::overlay::Overlay;
+use crate::registry;
+use crate::resident::{FileStamp, Resident};
+
+const OVERLAY_FILE: &str = "config.yaml";
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two writings of counts and of last-used days.
+const TICKS_PER_MINUTE: u64 = 240;
+
+impl Kernel {
+    /// Starts the background work of a serving process.
+    pub fn start_maintenance(&self) {
+        let kernel = self.clone();
+        let stopping = self.tasks().stopping();
+        self.tasks().spawn(async move {
+            kernel.open_recovered().await;
+            let mut ticks: u64 = 0;
+            let mut interval = tokio::time::interval(TICK);
+            loop {
+                tokio::select! {
+                    _ = interval.tick() => {}
+                    () = stopping.cancelled() => return,
+                }
+                ticks += 1;
+                kernel.end_expired();
+                kernel.fold_old().await;
+                if ticks.is_multiple_of(TICKS_PER_MINUTE) {
+                    kernel.flush_counts().await;
+                }
+            }
+        });
+    }
+
+    /// Opens the tenants that an earlier run left records of, so that what a crash interrupted is settled at once.
+    async fn open_recovered(&self) {
+        for uid in self.unopened_with_records() {
+            if let Some(resident) = self.directory().by_uid(&uid) {
+                // A failure quarantines that tenant and is in the log.
+                let _reported = self.load(&resident).await;
+            }
+        }
+    }
+
+    /// Ends the streams of tokens whose expiry or grace period has passed.
+    fn end_expired(&self) {
+        let now = self.now();
+        for token in self.directory().all_tokens() {
+            if !token.ended.is_cancelled() && !token.valid_at(now) {
+                token.ended.cancel();
+            }
+        }
+    }
+
+    async fn fold_old(&self) {
+        let now = self.now();
+        for resident in self.directory().all() {
+            let old = resident.books().oldest.is_some_and(|at| now.since(at) >= limits::FOLD_AGE_MAX);
+            if old && resident.quarantine.load().is_none() {
+                let _reported = self.fold(&resident).await;
+            }
+        }
+    }
+
+    /// Records waiting for their fold, over all tenants that are open.
+    pub(crate) fn pending_total(&self) -> usize {
+        self.pending().load(Ordering::Relaxed)
+    }
+
+    /// Writes counting entries and last-used days.
+    pub(crate) async fn flush_counts(&self) {
+        for resident in self.directory().all() {
+            let count = resident.failed_auth.swap(0, Ordering::Relaxed);
+            if count > 0 && self.load(&resident).await.is_ok() {
+                // What cannot be recorded now stands in the log.
+                if self.record_failed_auth(&resident, count).is_err() {
+                    let fields = [("count", Field::Number(u64::from(count)))];
+                    self.log().event(self.now(), Some(&resident.id), "failed authentications not recorded", &fields);
+                }
+            }
+        }
+        for token in self.directory().all_tokens() {
+            let counted = token.refusals.lock().map(|mut storm| std::mem::take(&mut storm.uncounted)).unwrap_or(0);
+            if counted > 0 {
+                let _journal_down_stops_admission = self.record_storm(&token, counted);
+            }
+        }
+        self.save_last_used().await;
+    }
+
+    fn record_failed_auth(&self, resident: &Resident, count: u32) -> Result<(), KernelError> {
+        let time = self.now().to_string();
+        self.record_event(resident, |seq| Entry {
+            action: "authenticate",
+            count: Some(count),
+            decision: "deny",
+            reason: Some("credentials that named this tenant and were not valid"),
+            seq,
+            tenant: resident.id.as_str(),
+            time,
+            ..Entry::default()
+        })
+        .map(|_seq| ())
+    }
+
+    async fn save_last_used(&self) {
+        let mut used = Vec::new();
+        for token in self.directory().all_tokens() {
+            let day = token.last_used.load(Ordering::Relaxed);
+            if token.last_used_saved.swap(day, Ordering::Relaxed) != day {
+                used.push((token.hash, day));
+            }
+        }
+        if !used.is_empty() {
+            let saved = self.registry_write(move |tx| registry::save_last_used(tx, &used)).await;
+            if let Err(error) = saved {
+                let text = error.to_string();
+                self.log().event(self.now(), None, "last-used days not saved", &[("error", Field::Text(&text))]);
+            }
+        }
+    }
+
+    pub(crate) fn log_quarantine(&self, resident: &Resident, why: &str) {
+        self.log().event(self.now(), Some(&resident.id), "tenant quarantined", &[("reason", Field::Text(why))]);
+    }
+
+    /// Looks at the overlay file when the last look is a second old.
+    pub(crate) fn poll_overlay(&self, resident: &Arc<Resident>, now: Timestamp) {
+        let last = resident.overlay_checked_ms.load(Ordering::Relaxed);
+        let due = now.unix_ms() - last >= i64::try_from(limits::OVERLAY_POLL.as_millis()).unwrap_or(1_000);
+        let taken = due && resident.overlay_checked_ms.compare_exchange(last, now.unix_ms(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if taken {
+            self.read_overlay(resident);
+        }
+    }
+
+    /// Reads the overlay if the file changed; an error keeps the last good one and is shown by `tenants show`.
+    pub(crate) fn read_overlay(&self, resident: &Arc<Resident>) {
+        let Ok(dir) = self.root().tenant_dir(&resident.id) else { return };
+        let stamp = file_stamp(&dir);
+        let mut watch = resident.overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if watch.seen == stamp {
+            return;
+        }
+        let first_look = watch.seen.is_none() && resident.loaded.get().is_none();
+        watch.seen = stamp;
+        let read = match stamp {
+            None => Ok(Overlay::default()),
+            Some(_) => self.overlay_of(&dir),
+        };
+        match read {
+            Ok(overlay) if *watch.overlay == overlay && watch.error.is_none() => {}
+            Ok(overlay) => {
+                watch.overlay = Arc::new(overlay);
+                watch.error = None;
+                drop(watch);
+                self.refresh_settings(resident);
+                if !first_look {
+                    self.record_overlay(resident);
+                }
+            }
+            Err(error) => {
+                self.log().event(self.now(), Some(&resident.id), "overlay not taken", &[("error", Field::Text(&error))]);
+                watch.error = Some(error);
+            }
+        }
+    }
+
+    fn record_overlay(&self, resident: &Arc<Resident>) {
+        let (time, settings) = (self.now().to_string(), resident.settings.load_full());
+        let recorded = self.record_event(resident, |seq| Entry {
+            action: "config.change",
+            actor: Some("overlay file"),
+            config: Some(&settings.config_hash),
+            decision: "allow",
+            seq,
+            tenant: resident.id.as_str(),
+            time,
+            ..Entry::default()
+        });
+        if recorded.is_err() {
+            self.log().event(self.now(), Some(&resident.id), "overlay change not recorded", &[]);
+        }
+    }
+
+    fn overlay_of(&self, dir: &Dir) -> Result<Overlay, String> {
+        let overlay = read_overlay_file(dir).and_then(|text| Overlay::parse(&text).map_err(|error| error.to_string()))?;
+        overlay.check_models(|name| self.knows_model(name)).map_err(|error| error.to_string())?;
+        Ok(overlay)
+    }
+
+    /// Checks a tenant's overlay file as it lies on disk.
+    ///
+    /// # Errors
+    /// The reason in one line, with key and line of the file.
+    pub fn check_overlay(&self, tenant: &crate::Tenant) -> Result<(), KernelError> {
+        let dir = tenant.files()?;
+        if file_stamp(&dir).is_none() {
+            return Ok(());
+        }
+        self.overlay_of(&dir).map(|_| ()).map_err(KernelError::Refused)
+    }
+
+    /// Why the overlay on disk is not in force, if it is not.
+    #[must_use]
+    pub fn overlay_error(&self, tenant: &crate::Tenant) -> Option<String> {
+        self.read_overlay(tenant.resident());
+        tenant.resident().overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner).error.clone()
+    }
+
+    pub(crate) fn refresh_settings(&self, resident: &Resident) {
+        let overlay = {
+            let watch = resident.overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Arc::clone(&watch.overlay)
+        };
+        let settings = self.merge_settings(&resident.account.load(), &overlay);
+        resident.settings.store(Arc::new(settings));
+    }
+
+    /// Forgets what waits for a fold: the tenant is being deleted.
+    pub(crate) fn forget_pending(&self, resident: &Resident) {
+        let pending: Vec<_> = resident.books().pending.drain(..).collect();
+        self.pending().fetch_sub(pending.len(), Ordering::Relaxed);
+        let seqs: Vec<_> = pending.iter().flat_map(|record| record.sent.into_iter().chain([record.seq])).collect();
+        self.journal().folded(&seqs);
+    }
+}
+
+fn file_stamp(dir: &Dir) -> Option<FileStamp> {
+    let meta = dir.symlink_metadata(OVERLAY_FILE).ok()?;
+    let mtime_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+    Some(FileStamp { inode: meta.ino(), size: meta.size(), mtime_ns })
+}
+
+fn read_overlay_file(dir: &Dir) -> Result<String, String> {
+    let meta = dir.symlink_metadata(OVERLAY_FILE).map_err(|error| format!("config.yaml: {error}"))?;
+    if !meta.is_file() || meta.nlink() != 1 {
+        return Err("config.yaml: must be a plain file with one link".to_owned());
+    }
+    let file = dir.open(OVERLAY_FILE).map_err(|error| format!("config.yaml: {error}"))?;
+    let mut bytes = Vec::new();
+    let max = u64::try_from(limits::OVERLAY_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(max).read_to_end(&mut bytes).map_err(|error| format!("config.yaml: {error}"))?;
+    String::from_utf8(bytes).map_err(|_| "config.yaml: not valid UTF-8".to_owned())
+}

@@ -1,0 +1,307 @@
+//! The kernel: opened once per process under the data directory's lock.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base::{Clock, TenantUid, Timestamp};
+use store::{DamageCause, Engine, EngineConfig, Journal, JournalOptions, Place, RecordRef};
+use vault::{MasterKey, OperatorKey, Secret, SigningKey};
+
+use crate::error::KernelError;
+use crate::log::Log;
+use crate::overlay::Overlay;
+use crate::registry::{self, Directory};
+use crate::resident::{Account, Resident, Status};
+use crate::root::DataRoot;
+use crate::schema;
+use crate::settings::{Settings, Tier, Tiers};
+use crate::sweep::Operator;
+use crate::tasks::Tasks;
+
+/// What a kernel is opened with.
+pub struct KernelOptions {
+    /// The locked data directory.
+    pub root: DataRoot,
+    /// The key that wraps every tenant's.
+    pub master: MasterKey,
+    /// Where "now" comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Tiers and tasks of the configuration.
+    pub tiers: Tiers,
+    /// Public names of all models, for checking overlays.
+    pub models: BTreeSet<String>,
+    /// Threads that write tenant databases.
+    pub writers: usize,
+    /// Open databases at most.
+    pub open_databases: usize,
+}
+
+/// The kernel. Cheap to clone: one per process.
+#[derive(Clone)]
+pub struct Kernel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: DataRoot,
+    master: MasterKey,
+    clock: Arc<dyn Clock>,
+    engine: Engine,
+    journal: Arc<Journal>,
+    registry: Arc<Place>,
+    directory: Directory,
+    tiers: ArcSwap<Tiers>,
+    models: ArcSwap<BTreeSet<String>>,
+    tasks: Tasks,
+    log: Log,
+    /// Journal records of earlier runs by tenant, until each is opened.
+    recovered: Mutex<HashMap<TenantUid, Vec<RecordRef>>>,
+    operator_hash: ArcSwap<Option<[u8; 32]>>,
+    /// Records that wait for their fold, over all tenants.
+    pending: AtomicUsize,
+    /// Changes of tenants, tokens and secrets happen one at a time.
+    changes: tokio::sync::Mutex<()>,
+}
+
+const OPERATOR_KEY: &str = "operator key sha256";
+
+impl Kernel {
+    /// Opens the registry and the journal, and finishes deletions that a crash interrupted. Whoever opens holds the data
+    /// directory, so the operator's capability comes with it.
+    ///
+    /// # Errors
+    /// When the master key is wrong, or the registry or the journal does not open.
+    pub async fn open(options: KernelOptions) -> Result<(Self, Operator), KernelError> {
+        let KernelOptions { root, master, clock, tiers, models, writers, open_databases } = options;
+        let engine = Engine::start(EngineConfig { writers, readers: writers, open_max: open_databases })?;
+        let uid_seed = master.derive("registry uid");
+        let uid = TenantUid::from_bytes(uid_seed.expose().first_chunk::<16>().copied().unwrap_or_default());
+        let key = Arc::new(master.derive("registry database"));
+        let dir = crate::root::syncable(root.dir(), root.path())?;
+        let place = Place::new(dir, root.path().to_owned(), "registry.db", key, uid, &schema::REGISTRY);
+        let registry = Arc::new(place.with_secure_delete());
+        let registry_fault = |error: store::StoreError| {
+            KernelError::Root(format!("the registry does not open ({error}); is this the master key of this data directory?"))
+        };
+        // A writer creates the file where it is missing.
+        engine.write(&registry, |_tx| Ok(())).await.map_err(registry_fault)?;
+        let rows = engine
+            .read(&registry, |tx| Ok((registry::tenants(tx)?, registry::tokens(tx)?, registry::setting(tx, OPERATOR_KEY)?)))
+            .await
+            .map_err(registry_fault)?;
+        let signer = SigningKey::from_seed(master.derive("journal signing").expose());
+        let journal_dir = crate::root::syncable(&root.sub("journal")?, root.path())?;
+        let (journal, found) = Journal::open(journal_dir, signer, JournalOptions::default())
+            .map_err(|error| KernelError::Root(format!("the journal does not open: {error}")))?;
+        let log = Log::open(root.dir())?;
+        let operator_hash = rows.2.and_then(|hash| <[u8; 32]>::try_from(hash).ok());
+        let kernel = Self {
+            inner: Arc::new(Inner {
+                root,
+                master,
+                clock,
+                engine,
+                journal: Arc::new(journal),
+                registry,
+                directory: Directory::new(),
+                tiers: ArcSwap::from_pointee(tiers),
+                models: ArcSwap::from_pointee(models),
+                tasks: Tasks::default(),
+                log,
+                recovered: Mutex::new(HashMap::new()),
+                operator_hash: ArcSwap::from_pointee(operator_hash),
+                pending: AtomicUsize::new(0),
+                changes: tokio::sync::Mutex::new(()),
+            }),
+        };
+        kernel.fill_directory(rows.0, rows.1);
+        kernel.take_in(found);
+        kernel.finish_deletions().await?;
+        Ok((kernel, Operator::of_the_opener()))
+    }
+
+    fn fill_directory(&self, tenants: Vec<registry::TenantRow>, tokens: Vec<registry::TokenRow>) {
+        let mut by_uid = HashMap::with_capacity(tenants.len());
+        for row in tenants {
+            let settings = self.merge_settings(&row.account, &Overlay::default());
+            let resident = Resident::new(row.id, row.uid, row.account, row.wrapped, settings);
+            by_uid.insert(resident.uid, Arc::clone(&resident));
+            self.directory().add_tenant(resident);
+        }
+        for row in tokens {
+            if let Some(resident) = by_uid.get(&row.uid) {
+                self.directory().add_token(row.entry(resident));
+            }
+        }
+    }
+
+    /// Sorts what the journal held by tenant; records of tenants that are gone are released, damage is pinned on its tenant.
+    fn take_in(&self, found: store::Recovered) {
+        let mut by_uid: HashMap<TenantUid, Vec<RecordRef>> = HashMap::new();
+        for record in found.records {
+            by_uid.entry(record.uid).or_default().push(record);
+        }
+        for damage in found.damaged {
+            if damage.cause == DamageCause::Tail {
+                // The last group before a power cut: nothing of it was confirmed to anybody.
+                self.log().event(self.now(), None, "journal tail of the last run is incomplete", &[]);
+                continue;
+            }
+            let resident = damage.uid.and_then(|uid| self.directory().by_uid(&uid));
+            if let Some(resident) = resident {
+                let why = format!("journal record {} is damaged", damage.seq.number());
+                self.log_quarantine(&resident, &why);
+                resident.put_in_quarantine(why);
+            } else {
+                self.log().event(self.now(), None, "journal damage without an owner", &[]);
+            }
+        }
+        by_uid.retain(|uid, records| {
+            let living = self.directory().by_uid(uid).is_some();
+            if !living {
+                let seqs: Vec<_> = records.iter().map(|record| record.seq).collect();
+                self.journal().folded(&seqs);
+            }
+            living
+        });
+        *self.inner.recovered.lock().unwrap_or_else(PoisonError::into_inner) = by_uid;
+    }
+
+    async fn finish_deletions(&self) -> Result<(), KernelError> {
+        for resident in self.directory().all() {
+            if resident.account.load().status == Status::Deleting {
+                self.finish_deletion(&resident).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a new operator key; the old one ends. Shown once.
+    ///
+    /// # Errors
+    /// When the registry cannot be written.
+    pub async fn new_operator_key(&self, _operator: &Operator) -> Result<Secret, KernelError> {
+        let (text, hash) = OperatorKey::generate();
+        self.registry_write(move |tx| registry::set_setting(tx, OPERATOR_KEY, &hash)).await?;
+        self.inner.operator_hash.store(Arc::new(Some(hash)));
+        Ok(text)
+    }
+
+    /// Folds everything, closes databases and the log. The journal keeps what could not be folded.
+    pub async fn close(&self, deadline: Duration) {
+        self.flush_counts().await;
+        for resident in self.directory().all() {
+            if resident.loaded.get().is_some() && resident.quarantine.load().is_none() {
+                // A failure is in the log; the journal still holds the records.
+                let _reported = self.fold(&resident).await;
+            }
+        }
+        self.tasks().shut_down(deadline).await;
+        self.log().flush();
+    }
+
+    /// Replaces tiers and model names after a reload of the configuration.
+    pub fn set_tiers(&self, tiers: Tiers, models: BTreeSet<String>) {
+        self.inner.tiers.store(Arc::new(tiers));
+        self.inner.models.store(Arc::new(models));
+        for resident in self.directory().all() {
+            self.refresh_settings(&resident);
+        }
+    }
+
+    /// Tiers in force.
+    #[must_use]
+    pub fn tiers(&self) -> Arc<Tiers> {
+        self.inner.tiers.load_full()
+    }
+
+    /// Whether a model of this public name exists.
+    #[must_use]
+    pub fn knows_model(&self, name: &str) -> bool {
+        self.inner.models.load().contains(name)
+    }
+
+    pub(crate) fn known_tier(&self, name: &str) -> Result<(), KernelError> {
+        let tiers = self.tiers();
+        if tiers.tiers.contains_key(name) {
+            return Ok(());
+        }
+        let known: Vec<_> = tiers.tiers.keys().map(String::as_str).collect();
+        Err(KernelError::NotFound(format!("there is no tier {name:?}; the configuration has: {}", known.join(", "))))
+    }
+
+    pub(crate) fn merge_settings(&self, account: &Account, overlay: &Overlay) -> Settings {
+        let tiers = self.tiers();
+        let fallback = Tier::default();
+        let tier = tiers.tiers.get(&account.tier).unwrap_or(&fallback);
+        Settings::merge(tier, &tiers, &account.overrides, overlay)
+    }
+
+    pub(crate) fn take_recovered(&self, resident: &Resident) -> Vec<RecordRef> {
+        let mut recovered = self.inner.recovered.lock().unwrap_or_else(PoisonError::into_inner);
+        recovered.remove(&resident.uid).unwrap_or_default()
+    }
+
+    pub(crate) fn unopened_with_records(&self) -> Vec<TenantUid> {
+        self.inner.recovered.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// The current moment.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// Background work of the process.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    /// The gateway's log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn root(&self) -> &DataRoot {
+        &self.inner.root
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.inner.journal
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.inner.directory
+    }
+
+    pub(crate) fn master(&self) -> &MasterKey {
+        &self.inner.master
+    }
+
+    pub(crate) fn registry_place(&self) -> &Arc<Place> {
+        &self.inner.registry
+    }
+
+    pub(crate) fn pending(&self) -> &AtomicUsize {
+        &self.inner.pending
+    }
+
+    pub(crate) fn operator_hash(&self) -> Option<[u8; 32]> {
+        **self.inner.operator_hash.load()
+    }
+
+    pub(crate) fn changes(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.changes
+    }
+}

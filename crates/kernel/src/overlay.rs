@@ -1,0 +1,202 @@
+//! A tenant's own configuration: `tenants/<id>/config.yaml`.
+//!
+//! Its type has no field for anything that is the operator's (credentials, prices, limits), so an overlay cannot express it.
+//! Anchors, aliases, merge keys, tags and duplicate keys are refused: what a reader sees is what holds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base::limits;
+use serde::Deserialize;
+use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
+
+/// What a tenant has set for itself. Everything absent falls back to the tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// The model of a call that names none.
+    pub model: Option<String>,
+    /// Models that the tenant's users can see; narrows the tier's list.
+    pub models: Option<Vec<String>>,
+    /// Output of a call that gives no maximum; never above the tier's cap.
+    pub max_tokens: Option<u64>,
+    /// Sampling temperature of a call that gives none: decimal text from 0 to 2.
+    pub temperature: Option<String>,
+    /// Text that precedes the client's own system prompt.
+    pub system_prompt: Option<String>,
+    /// Task name to model name.
+    pub tasks: BTreeMap<String, String>,
+}
+
+/// Why an overlay was not taken. The text names the key and the line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverlayError {
+    /// Line in the file, from 1.
+    pub line: Option<u64>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for OverlayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "config.yaml: line {line}: {}", self.message),
+            None => write!(f, "config.yaml: {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for OverlayError {}
+
+/// Keys that an operator sets and a tenant cannot. Only for a better message; the type already has no place for them.
+const OPERATOR_KEYS: &[&str] = &[
+    "admin", "api_key", "base_url", "cost_per_day_usd", "cost_per_month_usd", "limits", "listen", "markup", "providers", "quota",
+    "quotas", "ratecards", "requests_per_day", "requests_per_minute", "requests_per_second", "tier", "tiers", "tls",
+    "tokens_per_day", "tokens_per_minute",
+];
+
+/// Keys of the surface whose feature is not in this version.
+const LATER_KEYS: &[&str] = &["cache", "channels", "cron", "mcp", "policies", "skills", "tools"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    model: Option<String>,
+    models: Option<Vec<String>>,
+    max_tokens: Option<u64>,
+    temperature: Option<f64>,
+    system_prompt: Option<String>,
+    tasks: Option<BTreeMap<String, String>>,
+}
+
+impl Overlay {
+    /// Reads an overlay file. Empty text is an empty overlay.
+    ///
+    /// # Errors
+    /// Unknown, duplicate or out-of-range keys, anchors, merge keys, and files above the size limit.
+    pub fn parse(text: &str) -> Result<Self, OverlayError> {
+        if text.len() > limits::OVERLAY_BYTES_MAX {
+            let message = format!("larger than the limit of {} bytes", limits::OVERLAY_BYTES_MAX);
+            return Err(OverlayError { line: None, message });
+        }
+        if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let mut options = serde_saphyr::Options::default();
+        options.duplicate_keys = DuplicateKeyPolicy::Error;
+        options.merge_keys = MergeKeyPolicy::Error;
+        options.with_snippet = false;
+        if let Some(budget) = options.budget.as_mut() {
+            budget.max_anchors = 0;
+            budget.max_aliases = 0;
+            budget.max_documents = 1;
+        }
+        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| refusal(&error))?;
+        let overlay = Self {
+            model: file.model,
+            models: file.models,
+            max_tokens: file.max_tokens,
+            temperature: file.temperature.map(|value| value.to_string()),
+            system_prompt: file.system_prompt,
+            tasks: file.tasks.unwrap_or_default(),
+        };
+        overlay.in_range(file.temperature).map_err(|message| OverlayError { line: None, message })?;
+        Ok(overlay)
+    }
+
+    fn in_range(&self, temperature: Option<f64>) -> Result<(), String> {
+        if self.max_tokens == Some(0) {
+            return Err("max_tokens: must be at least 1".to_owned());
+        }
+        if temperature.is_some_and(|value| !(0.0..=2.0).contains(&value)) {
+            return Err("temperature: must be from 0 to 2".to_owned());
+        }
+        let names = self.model.iter().chain(self.models.iter().flatten()).chain(self.tasks.values());
+        for name in names {
+            if name.is_empty() || name.len() > 256 {
+                return Err("model names: must have 1 to 256 bytes".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every model named here is one of `known`.
+    ///
+    /// # Errors
+    /// Names the key and the model that does not exist.
+    pub fn check_models(&self, known: impl Fn(&str) -> bool) -> Result<(), OverlayError> {
+        let model = self.model.iter().map(|name| ("model".to_owned(), name));
+        let models = self.models.iter().flatten().map(|name| ("models".to_owned(), name));
+        let tasks = self.tasks.iter().map(|(task, name)| (format!("tasks.{task}"), name));
+        for (key, name) in model.chain(models).chain(tasks) {
+            if !known(name) {
+                return Err(OverlayError { line: None, message: format!("{key}: there is no model {name:?}") });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refusal(error: &serde_saphyr::Error) -> OverlayError {
+    let line = error.location().map(|at| at.line()).filter(|line| *line > 0);
+    let text = error.without_snippet().to_string();
+    let unknown = text.split_once("unknown field").and_then(|(_, rest)| rest.split(['`', '\'', '"']).nth(1));
+    let message = match unknown {
+        Some(key) if OPERATOR_KEYS.contains(&key) => {
+            format!("{key}: is set by the operator and cannot stand in a tenant's configuration")
+        }
+        Some(key) if LATER_KEYS.contains(&key) => format!("{key}: is not available in this version"),
+        Some(key) => format!(
+            "{key}: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks"
+        ),
+        None => text.lines().next().unwrap_or("not valid YAML").to_owned(),
+    };
+    OverlayError { line, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_what_a_tenant_may_set() {
+        let overlay = Overlay::parse(
+            "model: gpt-4o\nmodels: [gpt-4o, sim-fast]\nmax_tokens: 1000\ntemperature: 0.3\nsystem_prompt: You answer for Acme.\ntasks: { reasoning: claude-sonnet }\n",
+        )
+        .unwrap();
+        assert_eq!(overlay.model.as_deref(), Some("gpt-4o"));
+        assert_eq!(overlay.temperature.as_deref(), Some("0.3"));
+        assert_eq!(overlay.tasks["reasoning"], "claude-sonnet");
+        assert_eq!(Overlay::parse("").unwrap(), Overlay::default());
+        assert_eq!(Overlay::parse("# nothing\n\n").unwrap(), Overlay::default());
+    }
+
+    #[test]
+    fn refuses_by_name_and_line() {
+        for (text, line, part) in [
+            ("model: a\nproviders: []\n", 2, "providers: is set by the operator"),
+            ("cost_per_day_usd: 5\n", 1, "cost_per_day_usd: is set by the operator"),
+            ("model: a\n\ncolour: red\n", 3, "colour: unknown key"),
+            ("cache: { exact: true }\n", 1, "cache: is not available"),
+            ("model: a\nmodel: b\n", 2, "uplicate"),
+            ("model: &x a\nsystem_prompt: *x\n", 1, "anchor"),
+            ("<<: { model: a }\n", 1, "erge"),
+            ("max_tokens: many\n", 1, ""),
+        ] {
+            let error = Overlay::parse(text).unwrap_err();
+            assert_eq!(error.line, Some(line), "{text}: {error}");
+            assert!(error.message.contains(part), "{text}: {error}");
+        }
+        assert!(Overlay::parse("max_tokens: 0").unwrap_err().message.contains("max_tokens"));
+        assert!(Overlay::parse("temperature: 3").unwrap_err().message.contains("temperature"));
+        assert!(Overlay::parse("temperature: .nan").is_err());
+        assert!(Overlay::parse(&" ".repeat(limits::OVERLAY_BYTES_MAX + 1)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC{0,200}") {
+            let _checked = Overlay::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Opening a tenant: keys, database, what a crash left in the journal, counters, secrets.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+
+use base::{Money, Timestamp, UtcDay};
+use store::sql::params;
+use store::{Place, ReadTx, RecordKind, RecordRef, StoreError};
+use vault::TenantKeys;
+
+use crate::audit::record_aad;
+use crate::error::KernelError;
+use crate::journal_record::{self, Payload, Row};
+use crate::ledger::{Ended, Settlement, append_settled};
+use crate::open::Kernel;
+use crate::quota::Demand;
+use crate::resident::{Pending, Resident};
+use crate::{fold, schema, secrets};
+
+/// Days and models of one month that are read back.
+const ROLLUPS_MAX: usize = 1_000_000;
+
+impl Kernel {
+    /// Opens a tenant once: later calls return at once. A failure that is the tenant's own puts it in quarantine.
+    pub(crate) async fn load(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+        if let Some(why) = resident.quarantine.load_full() {
+            return Err(KernelError::Quarantined(why.as_str().to_owned()));
+        }
+        let opened = resident.loaded.get_or_try_init(|| self.open_tenant(resident)).await;
+        match opened {
+            Ok(()) => Ok(()),
+            Err(KernelError::Store(error)) => self.checked(resident, Err(error)),
+            Err(KernelError::Quarantined(why)) => {
+                self.log_quarantine(resident, &why);
+                resident.put_in_quarantine(why.clone());
+                Err(KernelError::Quarantined(why))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn open_tenant(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+        let place = self.place(resident)?;
+        let keys = self.keys(resident)?;
+        let recovered = self.recovered_payloads(resident, &keys)?;
+        let orphans = recovered.orphans;
+        let durable = recovered.durable;
+        self.engine().write(&place, move |tx| fold::insert(tx, &durable)).await?;
+        self.journal().folded(&recovered.folded);
+        let month = self.now().day().month().first_day();
+        let sent: Vec<i64> = orphans.iter().map(|orphan| i64::try_from(orphan.seq.number()).unwrap_or(i64::MAX)).collect();
+        let state = self.engine().read(&place, move |tx| stored_state(tx, month, &sent)).await?;
+        let opened = secrets::open_all(resident, &keys.secrets, state.secrets)?;
+        resident.secrets.store(Arc::new(opened));
+        self.restore_counters(resident, state.audit_next, &state.rollups);
+        // A `sent` record can outlive the segment of its settlement: then the database knows how it ended.
+        for orphan in orphans.into_iter().zip(state.ended).filter(|(_, ended)| !ended).map(|(orphan, _)| orphan) {
+            self.settle_orphan(resident, &orphan).await?;
+        }
+        self.read_overlay(resident);
+        Ok(())
+    }
+
+    fn restore_counters(&self, resident: &Resident, audit_next: u64, rollups: &[(UtcDay, Demand)]) {
+        let now = self.now();
+        let mut books = resident.books();
+        books.audit_next = audit_next;
+        for (day, charged) in rollups {
+            books.counters.restore(day.start(), *charged, now);
+        }
+    }
+
+    /// An attempt that a crash left open: recorded as unknown, charged at its hold, once.
+    async fn settle_orphan(&self, resident: &Arc<Resident>, orphan: &Orphan) -> Result<(), KernelError> {
+        let row = Row::unknown(orphan.seq.number(), &orphan.sent, self.now());
+        let charged = Demand {
+            requests: row.requests,
+            tokens: row.charged_tokens,
+            cost: Money::from_pico(i128::from(row.charged_pico)),
+        };
+        let started = Timestamp::from_unix_ms(row.started_ms);
+        resident.books().counters.restore(started, charged, self.now());
+        let ended = Ended { at: self.now(), row: Some(row) };
+        let settled = append_settled(self, resident, orphan.seq, &orphan.sent, ended, &Settlement::unknown())?;
+        self.durable(settled).await
+    }
+
+    /// Reads what the journal held of this tenant at start, opened with its own key.
+    fn recovered_payloads(&self, resident: &Resident, keys: &TenantKeys) -> Result<Recovered, KernelError> {
+        let records = self.take_recovered(resident);
+        let settled: HashSet<u64> = records
+            .iter()
+            .filter(|record| record.kind == RecordKind::Settled)
+            .filter_map(|record| record.reference.map(|seq| seq.number()))
+            .collect();
+        let mut recovered = Recovered::default();
+        for record in &records {
+            let payload = self.open_payload(resident, keys, record)?;
+            match payload {
+                Payload::Sent(sent) if !settled.contains(&record.seq.number()) => {
+                    recovered.orphans.push(Orphan { seq: record.seq, sent });
+                }
+                Payload::Sent(_) => recovered.folded.push(record.seq),
+                Payload::Settled { row, audit_seq, entry } => {
+                    let (sent, row) = (record.reference, row.map(|row| *row));
+                    recovered.durable.push(Pending { seq: record.seq, sent, row, audit_seq, entry });
+                    recovered.folded.push(record.seq);
+                }
+                Payload::Event { audit_seq, entry } => {
+                    recovered.durable.push(Pending { seq: record.seq, sent: None, row: None, audit_seq, entry });
+                    recovered.folded.push(record.seq);
+                }
+            }
+        }
+        Ok(recovered)
+    }
+
+    fn open_payload(&self, resident: &Resident, keys: &TenantKeys, record: &RecordRef) -> Result<Payload, KernelError> {
+        let damaged = || KernelError::Quarantined(format!("journal record {} does not open", record.seq.number()));
+        let sealed = self.journal().read(record).map_err(|_| damaged())?;
+        let plain = keys.journal.open(&record_aad(resident, record.seq), &sealed).map_err(|_| damaged())?;
+        journal_record::read(record.kind, &plain)
+    }
+
+    /// The tenant's keys, unwrapped at first use.
+    pub(crate) fn keys(&self, resident: &Resident) -> Result<Arc<TenantKeys>, KernelError> {
+        if let Some(keys) = resident.keys.get() {
+            return Ok(Arc::clone(keys));
+        }
+        let wrapped = resident.wrapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrapped = wrapped.as_ref().ok_or(KernelError::Revoked)?;
+        let refused = |_| KernelError::Quarantined("its keys do not open under this master key".to_owned());
+        let root = self.master().unwrap(&resident.uid, &wrapped.root).map_err(refused)?;
+        let keys = TenantKeys::open(&root, &resident.uid, &wrapped.sealed).map_err(refused)?;
+        Ok(Arc::clone(resident.keys.get_or_init(|| Arc::new(keys))))
+    }
+
+    /// Where the tenant's database is, and its key.
+    pub(crate) fn place(&self, resident: &Resident) -> Result<Arc<Place>, KernelError> {
+        if let Some(place) = resident.place.get() {
+            return Ok(Arc::clone(place));
+        }
+        let keys = self.keys(resident)?;
+        let dir = self
+            .root()
+            .tenant_dir(&resident.id)
+            .map_err(|_| KernelError::Quarantined("its directory cannot be opened".to_owned()))?;
+        let path = self.root().tenant_path(&resident.id);
+        let place = Place::new(crate::root::syncable(&dir, &path)?, path, "tenant.db", Arc::clone(&keys.database), resident.uid, &schema::TENANT);
+        Ok(Arc::clone(resident.place.get_or_init(|| Arc::new(place))))
+    }
+
+    /// Turns a store's failure into the tenant's quarantine where it is the tenant's own.
+    pub(crate) fn checked<T>(&self, resident: &Resident, result: Result<T, StoreError>) -> Result<T, KernelError> {
+        let error = match result {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if passing(&error) {
+            return Err(error.into());
+        }
+        let why = error.to_string();
+        self.log_quarantine(resident, &why);
+        resident.put_in_quarantine(why.clone());
+        Err(KernelError::Quarantined(why))
+    }
+}
+
+/// What the journal held of one tenant.
+#[derive(Default)]
+struct Recovered {
+    orphans: Vec<Orphan>,
+    durable: Vec<Pending>,
+    folded: Vec<store::Seq>,
+}
+
+struct Orphan {
+    seq: store::Seq,
+    sent: Box<journal_record::Sent>,
+}
+
+/// What the database knows at opening.
+struct Stored {
+    secrets: Vec<(String, Vec<u8>)>,
+    audit_next: u64,
+    rollups: Vec<(UtcDay, Demand)>,
+    /// For each attempt asked about: whether its end is recorded.
+    ended: Vec<bool>,
+}
+
+/// Whether a failure says nothing about the tenant's data.
+fn passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Busy | StoreError::Full | StoreError::Closed | StoreError::Query { .. })
+}
+
+fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, StoreError> {
+    let secrets = secrets::stored(tx)?;
+    let next: i64 = tx
+        .query_one("SELECT COALESCE(MAX(seq) + 1, 0) FROM audit", params![], |row| Ok(row.get(0)?))?
+        .unwrap_or_default();
+    let sql = "SELECT day, SUM(requests), SUM(charged_tokens), SUM(charged_pico) FROM rollup WHERE day >= ?1 GROUP BY day";
+    let rollups = tx.query(sql, params![month.number()], ROLLUPS_MAX, |row| {
+        let count = |value: i64| u64::try_from(value).unwrap_or_default();
+        let charged = Demand {
+            requests: count(row.get(1)?),
+            tokens: count(row.get(2)?),
+            cost: Money::from_pico(i128::from(row.get::<_, i64>(3)?)),
+        };
+        Ok((UtcDay::from_number(row.get(0)?), charged))
+    })?;
+    let ended = sent.iter().map(|seq| has_ended(tx, *seq)).collect::<Result<_, _>>()?;
+    Ok(Stored { secrets, audit_next: u64::try_from(next).unwrap_or_default(), rollups, ended })
+}
+
+fn has_ended(tx: &ReadTx<'_>, sent: i64) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM ledger WHERE sent_seq = ?1) OR EXISTS (SELECT 1 FROM audit WHERE unsent_seq = ?1)";
+    Ok(tx.query_one(sql, params![sent], |row| Ok(row.get::<_, bool>(0)?))?.unwrap_or_default())
+}

@@ -1,0 +1,211 @@
+//! What the process keeps in memory of one tenant. Private to the kernel: features hold a `Tenant`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
+use store::{Place, Seq};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use vault::{Secret, TenantKeys};
+
+use crate::journal_record::Row;
+use crate::overlay::Overlay;
+use crate::quota::{Counters, Limits};
+use crate::settings::Settings;
+
+/// Where a tenant stands in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Served.
+    Active,
+    /// Refused with 403 until resumed; its data stays.
+    Suspended,
+    /// Its keys are gone; its files are being removed.
+    Deleting,
+}
+
+impl Status {
+    /// The status on reports and in the registry.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Deleting => "deleting",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Self::Active, Self::Suspended, Self::Deleting].into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// The operator's side of a tenant: the registry row without its keys.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Where it stands.
+    pub status: Status,
+    /// Name of its tier.
+    pub tier: String,
+    /// Limits set for this tenant over its tier's.
+    pub overrides: Limits,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Ed25519 key that its audit checkpoints verify with.
+    pub audit_key: [u8; 32],
+}
+
+/// Everything resident of one tenant.
+pub(crate) struct Resident {
+    pub(crate) id: TenantId,
+    pub(crate) uid: TenantUid,
+    pub(crate) account: ArcSwap<Account>,
+    pub(crate) settings: ArcSwap<Settings>,
+    /// Wrapped keys as the registry holds them; opened at first use.
+    pub(crate) wrapped: Mutex<Option<WrappedKeys>>,
+    pub(crate) keys: OnceLock<Arc<TenantKeys>>,
+    pub(crate) place: OnceLock<Arc<Place>>,
+    /// Set when the database has been opened, recovered records folded and counters rebuilt.
+    pub(crate) loaded: OnceCell<()>,
+    /// Counts up when every capability given out so far must end (suspension, deletion).
+    pub(crate) epoch: AtomicU64,
+    /// Fires with the epoch: ends open streams.
+    pub(crate) ended: ArcSwap<CancellationToken>,
+    /// Why this tenant is out of service, if it is.
+    pub(crate) quarantine: ArcSwapOption<String>,
+    /// Counters, pending settlements, the next audit sequence. Taken under the journal's append lock, never around it.
+    pub(crate) books: Mutex<Books>,
+    /// One fold at a time; readers wait for it.
+    pub(crate) folding: tokio::sync::Mutex<()>,
+    pub(crate) secrets: ArcSwap<HashMap<String, Arc<Secret>>>,
+    pub(crate) overlay: Mutex<OverlayWatch>,
+    pub(crate) overlay_checked_ms: AtomicI64,
+    /// Failed authentications that named this tenant since the last counting entry.
+    pub(crate) failed_auth: AtomicU32,
+    pub(crate) tag: OnceLock<Arc<str>>,
+}
+
+/// A tenant's keys at rest: the root key under the master, the subkeys under the root key.
+pub(crate) struct WrappedKeys {
+    pub(crate) root: Vec<u8>,
+    pub(crate) sealed: Vec<u8>,
+}
+
+#[derive(Default)]
+pub(crate) struct Books {
+    pub(crate) counters: Counters,
+    pub(crate) pending: VecDeque<Pending>,
+    pub(crate) oldest: Option<Timestamp>,
+    pub(crate) audit_next: u64,
+    pub(crate) fold_asked: bool,
+}
+
+/// A durable record that waits for its fold.
+#[derive(Clone)]
+pub(crate) struct Pending {
+    pub(crate) seq: Seq,
+    pub(crate) sent: Option<Seq>,
+    pub(crate) row: Option<Row>,
+    pub(crate) audit_seq: u64,
+    pub(crate) entry: String,
+}
+
+/// The overlay file as last seen.
+#[derive(Default)]
+pub(crate) struct OverlayWatch {
+    pub(crate) seen: Option<FileStamp>,
+    pub(crate) overlay: Arc<Overlay>,
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime_ns: i128,
+}
+
+impl Resident {
+    pub(crate) fn new(
+        id: TenantId,
+        uid: TenantUid,
+        account: Account,
+        wrapped: Option<WrappedKeys>,
+        settings: Settings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            uid,
+            account: ArcSwap::from_pointee(account),
+            settings: ArcSwap::from_pointee(settings),
+            wrapped: Mutex::new(wrapped),
+            keys: OnceLock::new(),
+            place: OnceLock::new(),
+            loaded: OnceCell::new(),
+            epoch: AtomicU64::new(0),
+            ended: ArcSwap::from_pointee(CancellationToken::new()),
+            quarantine: ArcSwapOption::empty(),
+            books: Mutex::new(Books::default()),
+            folding: tokio::sync::Mutex::new(()),
+            secrets: ArcSwap::from_pointee(HashMap::new()),
+            overlay: Mutex::new(OverlayWatch::default()),
+            overlay_checked_ms: AtomicI64::new(0),
+            failed_auth: AtomicU32::new(0),
+            tag: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        // A panic while the lock was held cannot leave the books half-written: every section is a few assignments.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends every capability given out so far, open streams included.
+    pub(crate) fn end_all(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.ended.swap(Arc::new(CancellationToken::new())).cancel();
+    }
+
+    pub(crate) fn put_in_quarantine(&self, why: String) {
+        self.quarantine.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(why)));
+        self.ended.load().cancel();
+    }
+}
+
+/// One token as admission sees it.
+pub(crate) struct TokenEntry {
+    pub(crate) resident: Arc<Resident>,
+    pub(crate) hash: [u8; 32],
+    pub(crate) name: TokenName,
+    pub(crate) role: Role,
+    pub(crate) created: Timestamp,
+    /// `i64::MAX`: never.
+    pub(crate) expires_ms: AtomicI64,
+    /// `i64::MAX`: not revoked. A grace period is a revocation in the future.
+    pub(crate) revoked_ms: AtomicI64,
+    /// Day of the last use; `i32::MIN`: never used.
+    pub(crate) last_used: AtomicI32,
+    /// Day of the last use as the registry has it.
+    pub(crate) last_used_saved: AtomicI32,
+    /// Fires on revocation: ends the streams of this token alone.
+    pub(crate) ended: CancellationToken,
+    pub(crate) refusals: Mutex<Storm>,
+}
+
+/// Refusals of one token in one second.
+#[derive(Default)]
+pub(crate) struct Storm {
+    pub(crate) second: i64,
+    pub(crate) seen: u32,
+    pub(crate) uncounted: u32,
+}
+
+impl TokenEntry {
+    pub(crate) fn valid_at(&self, now: Timestamp) -> bool {
+        let now = now.unix_ms();
+        now < self.expires_ms.load(Ordering::Relaxed) && now < self.revoked_ms.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,152 @@
+//! What holds for one tenant: its tier, the operator's overrides, its own overlay, merged once per change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::Markup;
+use vault::Sha256;
+
+use crate::overlay::Overlay;
+use crate::quota::Limits;
+
+/// Defaults and limits that an operator sells under one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// Models that tenants of the tier can see; `None` shows all of the catalog.
+    pub models: Option<Vec<String>>,
+    /// The model of a call that names none.
+    pub model: Option<String>,
+    /// Largest output of one call, in tokens.
+    pub max_tokens: Option<u64>,
+    /// Sampling temperature of calls that give none: decimal text.
+    pub temperature: Option<String>,
+    /// Limits of each tenant of the tier.
+    pub limits: Limits,
+    /// Factor on list prices.
+    pub markup: Markup,
+}
+
+impl Default for Tier {
+    fn default() -> Self {
+        Self { models: None, model: None, max_tokens: None, temperature: None, limits: Limits::default(), markup: Markup::NONE }
+    }
+}
+
+/// All tiers, the deployment's task table, and the hash of the configuration that they came from.
+#[derive(Clone, Debug, Default)]
+pub struct Tiers {
+    /// Tiers by name.
+    pub tiers: BTreeMap<String, Tier>,
+    /// Task name to model name.
+    pub tasks: BTreeMap<String, String>,
+    /// SHA-256 of the admin configuration, in hex: part of each audit entry.
+    pub config_hash: String,
+}
+
+/// The settings in force for one tenant. Immutable; a change makes a new value.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The model of a call that names none.
+    pub model: Option<String>,
+    /// Models that the tenant can see: `None` shows all.
+    pub models: Option<Arc<[String]>>,
+    /// Output of a call that gives no maximum.
+    pub max_tokens_default: Option<u64>,
+    /// Output that no call may exceed.
+    pub max_tokens_cap: Option<u64>,
+    /// Temperature of a call that gives none: decimal text.
+    pub temperature: Option<String>,
+    /// Text that precedes the client's own system prompt.
+    pub system_prompt: Option<String>,
+    /// Task name to model name.
+    pub tasks: BTreeMap<String, String>,
+    /// Limits in force.
+    pub limits: Limits,
+    /// Factor on list prices.
+    pub markup: Markup,
+    /// Hash of everything above and of the admin configuration.
+    pub config_hash: Arc<str>,
+    /// Hash of the rules by which calls are allowed: roles and visible models.
+    pub policy_version: Arc<str>,
+}
+
+impl Settings {
+    /// Merges tier, the operator's limit overrides and the tenant's overlay. An overlay narrows: it cannot show a model that
+    /// the tier hides, nor raise the tier's output cap.
+    #[must_use]
+    pub fn merge(tier: &Tier, tiers: &Tiers, overrides: &Limits, overlay: &Overlay) -> Self {
+        let cap = tier.max_tokens;
+        let visible = match (&tier.models, &overlay.models) {
+            (None, None) => None,
+            (Some(list), None) | (None, Some(list)) => Some(list.clone()),
+            (Some(tier), Some(own)) => Some(own.iter().filter(|name| tier.contains(name)).cloned().collect()),
+        };
+        let mut tasks = tiers.tasks.clone();
+        tasks.extend(overlay.tasks.clone());
+        let own_max = overlay.max_tokens.map(|own| cap.map_or(own, |cap| own.min(cap)));
+        let mut settings = Self {
+            model: overlay.model.clone().or_else(|| tier.model.clone()),
+            models: visible.map(Arc::from),
+            max_tokens_default: own_max.or(cap),
+            max_tokens_cap: cap,
+            temperature: overlay.temperature.clone().or_else(|| tier.temperature.clone()),
+            system_prompt: overlay.system_prompt.clone(),
+            tasks,
+            limits: tier.limits.overridden_by(overrides),
+            markup: tier.markup,
+            config_hash: Arc::from(""),
+            policy_version: Arc::from(""),
+        };
+        settings.policy_version = hash(&format!("roles v1\nmodels {:?}\n", settings.models));
+        settings.config_hash = hash(&format!("{}\n{settings:?}", tiers.config_hash));
+        settings
+    }
+
+    /// Whether the tenant can see a model of this public name.
+    #[must_use]
+    pub fn sees(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|list| list.iter().any(|name| name == model))
+    }
+}
+
+fn hash(text: &str) -> Arc<str> {
+    let mut hasher = Sha256::new();
+    hasher.update(text.as_bytes());
+    Arc::from(&hex::encode(hasher.finish())[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_overlay_narrows_and_never_widens() {
+        let tier = Tier { models: Some(vec!["a".into(), "b".into()]), max_tokens: Some(100), ..Tier::default() };
+        let overlay = Overlay {
+            models: Some(vec!["b".into(), "c".into()]),
+            max_tokens: Some(500),
+            ..Overlay::default()
+        };
+        let settings = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &overlay);
+        assert!(settings.sees("b") && !settings.sees("a") && !settings.sees("c"));
+        assert_eq!(settings.max_tokens_default, Some(100));
+        assert_eq!(settings.max_tokens_cap, Some(100));
+    }
+
+    proptest! {
+        #[test]
+        fn no_overlay_touches_what_is_the_operators(max in proptest::option::of(1_u64..10_000), names in proptest::option::of(proptest::collection::vec("[a-d]", 0..4))) {
+            let tier = Tier { models: Some(vec!["a".into(), "b".into()]), max_tokens: Some(100), ..Tier::default() };
+            let bare = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &Overlay::default());
+            let overlay = Overlay { max_tokens: max, models: names, ..Overlay::default() };
+            let settings = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &overlay);
+            prop_assert_eq!(settings.limits, bare.limits);
+            prop_assert_eq!(settings.markup, bare.markup);
+            prop_assert_eq!(settings.max_tokens_cap, bare.max_tokens_cap);
+            for name in ["a", "b", "c", "d"] {
+                prop_assert!(!settings.sees(name) || bare.sees(name));
+            }
+        }
+    }
+}

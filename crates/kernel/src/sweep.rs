@@ -1,0 +1,48 @@
+//! The operator's authority: all tenants, one at a time.
+
+use base::TenantId;
+use vault::OperatorKey;
+
+use crate::error::KernelError;
+use crate::open::Kernel;
+use crate::tenant::Tenant;
+
+/// The operator's own capability. It has no method that reads tenant data: it mints one [`Tenant`] at a time.
+///
+/// Two ways lead to one: opening the data directory under its lock ([`Kernel::open`] returns it), and the operator key.
+pub struct Operator {
+    _minted_here: (),
+}
+
+impl Operator {
+    /// For whoever opened the data directory: its lock is the proof.
+    pub(crate) fn of_the_opener() -> Self {
+        Self { _minted_here: () }
+    }
+}
+
+impl Kernel {
+    /// The operator by key, compared in constant time by its hash.
+    #[must_use]
+    pub fn operator(&self, presented: &str) -> Option<Operator> {
+        let key = OperatorKey::parse(presented)?;
+        let matches = self.operator_hash().is_some_and(|known| vault::ct_eq(&key.hash(), &known));
+        matches.then_some(Operator { _minted_here: () })
+    }
+
+    /// One tenant by name, for the operator.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] when there is none of that name.
+    pub fn tenant(&self, operator: &Operator, id: &TenantId) -> Result<Tenant, KernelError> {
+        let resident = self.directory().tenant(id).ok_or_else(|| KernelError::NotFound(format!("there is no tenant {id}")))?;
+        Ok(Tenant::mint_for_operator(self, &resident, operator))
+    }
+
+    /// All tenants in the order of their names; each capability is minted when its turn comes.
+    pub fn tenants<'a>(&'a self, operator: &'a Operator) -> impl Iterator<Item = Tenant> + 'a {
+        self.directory().all().into_iter().map(move |resident| {
+            Tenant::mint_for_operator(self, &resident, operator)
+        })
+    }
+}

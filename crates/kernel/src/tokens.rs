@@ -1,0 +1,249 @@
+//! Tokens of a tenant: issue, list, rotate, revoke. The text of a token exists once, in the answer to its issue.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base::{Role, Timestamp, TokenName, UtcDay, limits};
+use vault::{Secret, Token};
+
+use crate::audit::Entry;
+use crate::error::KernelError;
+use crate::open::Kernel;
+use crate::registry::{self, TokenRow};
+use crate::resident::{Resident, TokenEntry};
+use crate::sweep::Operator;
+use crate::tenant::Tenant;
+
+/// The name of the token that a new tenant gets.
+pub const FIRST_TOKEN: &str = "default";
+
+/// A token as reports show it.
+#[derive(Clone, Debug)]
+pub struct TokenInfo {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub role: Role,
+    /// When it was issued.
+    pub created: Timestamp,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+    /// When it was or will be revoked.
+    pub revoked: Option<Timestamp>,
+    /// Last day of use.
+    pub last_used: Option<UtcDay>,
+    /// Whether it opens the door now.
+    pub valid: bool,
+}
+
+/// A token just issued: the only place where its text stands.
+pub struct IssuedToken {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub role: Role,
+    /// The text to hand over.
+    pub text: Secret,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+}
+
+impl Kernel {
+    /// Issues a named token.
+    ///
+    /// # Errors
+    /// [`KernelError::Exists`] when a valid token of that name exists, [`KernelError::Refused`] past the number of tokens.
+    pub async fn issue_token(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        name: TokenName,
+        role: Role,
+        expires: Option<Timestamp>,
+    ) -> Result<IssuedToken, KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let now = self.now();
+        let valid = self.valid_tokens(tenant.resident(), now);
+        if valid.iter().any(|token| token.name == name) {
+            return Err(KernelError::Exists(format!("{} has a token named {name} already; rotate or revoke it", tenant.id())));
+        }
+        if valid.len() >= limits::TOKENS_PER_TENANT_MAX {
+            let max = limits::TOKENS_PER_TENANT_MAX;
+            return Err(KernelError::Refused(format!("a tenant may have {max} tokens; revoke one first")));
+        }
+        if expires.is_some_and(|at| at <= now) {
+            return Err(KernelError::Refused("the expiry lies in the past".to_owned()));
+        }
+        self.load(tenant.resident()).await?;
+        let detail = [("name", name.to_string()), ("role", role.to_string())].into();
+        self.record_change(operator, tenant.resident(), "token.issue", detail).await?;
+        self.add_token(tenant.resident(), name, role, expires).await
+    }
+
+    /// The tokens of a tenant, revoked and expired ones included.
+    #[must_use]
+    pub fn list_tokens(&self, _operator: &Operator, tenant: &Tenant) -> Vec<TokenInfo> {
+        let now = self.now();
+        let at = |ms: i64| (ms != i64::MAX).then(|| Timestamp::from_unix_ms(ms));
+        let info = |token: &Arc<TokenEntry>| TokenInfo {
+            name: token.name.clone(),
+            role: token.role,
+            created: token.created,
+            expires: at(token.expires_ms.load(Ordering::Relaxed)),
+            revoked: at(token.revoked_ms.load(Ordering::Relaxed)),
+            last_used: Some(token.last_used.load(Ordering::Relaxed)).filter(|day| *day != i32::MIN).map(UtcDay::from_number),
+            valid: token.valid_at(now),
+        };
+        self.directory().tokens_of(tenant.resident()).iter().map(info).collect()
+    }
+
+    /// Replaces a token's text: the old one ends at once, or after `grace`.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] when no valid token of that name exists.
+    pub async fn rotate_token(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        name: &TokenName,
+        grace: Option<Duration>,
+    ) -> Result<IssuedToken, KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        self.load(tenant.resident()).await?;
+        self.rotate_one(operator, tenant.resident(), name, grace).await
+    }
+
+    /// Rotates every valid token of the tenant.
+    ///
+    /// # Errors
+    /// As [`Kernel::rotate_token`].
+    pub async fn rotate_all_tokens(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        grace: Option<Duration>,
+    ) -> Result<Vec<IssuedToken>, KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        self.load(tenant.resident()).await?;
+        let mut names: Vec<_> =
+            self.valid_tokens(tenant.resident(), self.now()).iter().map(|token| token.name.clone()).collect();
+        names.dedup();
+        let mut issued = Vec::with_capacity(names.len());
+        for name in &names {
+            issued.push(self.rotate_one(operator, tenant.resident(), name, grace).await?);
+        }
+        Ok(issued)
+    }
+
+    /// Ends a token at once.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] when no valid token of that name exists.
+    pub async fn revoke_token(&self, operator: &Operator, tenant: &Tenant, name: &TokenName) -> Result<(), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let resident = tenant.resident();
+        self.load(resident).await?;
+        let named = self.valid_named(resident, name)?;
+        self.record_change(operator, resident, "token.revoke", [("name", name.to_string())].into()).await?;
+        self.end_tokens(&named, self.now()).await
+    }
+
+    pub(crate) async fn add_token(
+        &self,
+        resident: &Arc<Resident>,
+        name: TokenName,
+        role: Role,
+        expires: Option<Timestamp>,
+    ) -> Result<IssuedToken, KernelError> {
+        let (text, hash) = Token::generate(&resident.id);
+        let row = |name: TokenName, created| TokenRow {
+            hash,
+            uid: resident.uid,
+            name,
+            role,
+            created,
+            expires: expires.map(Timestamp::unix_ms),
+            revoked: None,
+            last_used: None,
+        };
+        let created = self.now();
+        let stored = row(name.clone(), created);
+        self.registry_write(move |tx| registry::insert_token(tx, &stored)).await?;
+        self.directory().add_token(row(name.clone(), created).entry(resident));
+        Ok(IssuedToken { name, role, text, expires })
+    }
+
+    async fn rotate_one(
+        &self,
+        operator: &Operator,
+        resident: &Arc<Resident>,
+        name: &TokenName,
+        grace: Option<Duration>,
+    ) -> Result<IssuedToken, KernelError> {
+        let named = self.valid_named(resident, name)?;
+        let newest = named.iter().max_by_key(|token| token.created).ok_or(KernelError::Busy)?;
+        let expires = newest.expires_ms.load(Ordering::Relaxed);
+        let expires = (expires != i64::MAX).then(|| Timestamp::from_unix_ms(expires));
+        let grace = grace.unwrap_or_default();
+        let detail = [("name", name.to_string()), ("grace_ms", grace.as_millis().to_string())].into();
+        self.record_change(operator, resident, "token.rotate", detail).await?;
+        let issued = self.add_token(resident, name.clone(), newest.role, expires).await?;
+        self.end_tokens(&named, self.now().plus(grace)).await?;
+        Ok(issued)
+    }
+
+    fn valid_tokens(&self, resident: &Resident, now: Timestamp) -> Vec<Arc<TokenEntry>> {
+        let mut tokens = self.directory().tokens_of(resident);
+        // A token in its grace period no longer owns its name.
+        tokens.retain(|token| token.valid_at(now) && token.revoked_ms.load(Ordering::Relaxed) == i64::MAX);
+        tokens
+    }
+
+    fn valid_named(&self, resident: &Resident, name: &TokenName) -> Result<Vec<Arc<TokenEntry>>, KernelError> {
+        let now = self.now();
+        let mut named = self.directory().tokens_of(resident);
+        named.retain(|token| token.valid_at(now) && token.name == *name);
+        if named.is_empty() {
+            return Err(KernelError::NotFound(format!("{} has no valid token named {name}", resident.id)));
+        }
+        Ok(named)
+    }
+
+    async fn end_tokens(&self, tokens: &[Arc<TokenEntry>], at: Timestamp) -> Result<(), KernelError> {
+        let hashes: Vec<_> = tokens.iter().map(|token| token.hash).collect();
+        let at_ms = at.unix_ms();
+        self.registry_write(move |tx| hashes.iter().try_for_each(|hash| registry::revoke_token(tx, hash, at_ms))).await?;
+        for token in tokens {
+            // A second rotation shortens a grace period, it never lengthens one.
+            token.revoked_ms.fetch_min(at_ms, Ordering::SeqCst);
+            if at <= self.now() {
+                token.ended.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a change by the operator in the tenant's log; returns when it is durable.
+    pub(crate) async fn record_change(
+        &self,
+        _operator: &Operator,
+        resident: &Resident,
+        action: &'static str,
+        detail: BTreeMap<&'static str, String>,
+    ) -> Result<(), KernelError> {
+        let time = self.now().to_string();
+        let seq = self.record_event(resident, |seq| Entry {
+            action,
+            actor: Some("operator"),
+            decision: "allow",
+            detail,
+            seq,
+            tenant: resident.id.as_str(),
+            time,
+            ..Entry::default()
+        })?;
+        self.durable(seq).await
+    }
+}

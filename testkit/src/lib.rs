@@ -1,0 +1,111 @@
+//! What tests of several crates need: a clock that tests own, and a kernel in a directory of its own.
+//!
+//! A dev-dependency only: a tidy test refuses it anywhere else.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use base::{Clock, TenantId, Timestamp};
+use kernel::lifecycle::NewTenant;
+use kernel::tokens::IssuedToken;
+use kernel::{DataRoot, Kernel, KernelError, KernelOptions, Limits, Operator, Tenant, Tier, Tiers};
+use tempfile::TempDir;
+
+/// A clock that stands still until a test moves it.
+pub struct FakeClock(AtomicI64);
+
+impl FakeClock {
+    /// A clock at an RFC 3339 moment.
+    #[must_use]
+    pub fn at(text: &str) -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(Timestamp::parse(text).unwrap_or_default().unix_ms())))
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+}
+
+impl Clock for FakeClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A kernel in a temporary data directory, which is removed with it.
+pub struct TempKernel {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The operator's capability.
+    pub operator: Operator,
+    /// The clock that the kernel reads.
+    pub clock: Arc<FakeClock>,
+    dir: TempDir,
+}
+
+impl TempKernel {
+    /// A fresh kernel with the tier `basic`.
+    ///
+    /// # Errors
+    /// When the temporary directory or the kernel does not open.
+    pub async fn open() -> Result<Self, KernelError> {
+        let dir = tempfile::tempdir().map_err(|error| KernelError::Root(error.to_string()))?;
+        let path = dir.path().join("data");
+        DataRoot::create(&path)?;
+        DataRoot::open(&path)?.write_private_new(kernel::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())?;
+        let clock = FakeClock::at("2026-11-22T12:00:00Z");
+        let (kernel, operator) = open_at(&path, &clock).await?;
+        Ok(Self { kernel, operator, clock, dir })
+    }
+
+    /// Where the data lies.
+    #[must_use]
+    pub fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Lets go of the kernel without closing it, as a crash would, and opens the directory anew.
+    ///
+    /// # Errors
+    /// When the directory does not open again.
+    pub async fn crash_and_reopen(self) -> Result<Self, KernelError> {
+        let Self { kernel, operator, clock, dir } = self;
+        drop((kernel, operator));
+        let (kernel, operator) = open_at(&dir.path().join("data"), &clock).await?;
+        Ok(Self { kernel, operator, clock, dir })
+    }
+
+    /// A tenant of tier `basic` and its first token.
+    ///
+    /// # Errors
+    /// As [`Kernel::create_tenant`].
+    pub async fn tenant(&self, id: &str) -> Result<(Tenant, IssuedToken), KernelError> {
+        self.tenant_with(id, Limits::default()).await
+    }
+
+    /// A tenant with limits of its own.
+    ///
+    /// # Errors
+    /// As [`Kernel::create_tenant`].
+    pub async fn tenant_with(&self, id: &str, overrides: Limits) -> Result<(Tenant, IssuedToken), KernelError> {
+        let id: TenantId = id.parse().map_err(|_| KernelError::Refused("not an id".to_owned()))?;
+        let new = NewTenant { id, tier: "basic".to_owned(), overrides };
+        self.kernel.create_tenant(&self.operator, new).await
+    }
+}
+
+/// Opens a kernel over an existing data directory.
+///
+/// # Errors
+/// As [`Kernel::open`].
+pub async fn open_at(path: &Path, clock: &Arc<FakeClock>) -> Result<(Kernel, Operator), KernelError> {
+    let root = DataRoot::open(path)?;
+    let master = root.master_key()?;
+    let tiers = Tiers { tiers: [("basic".to_owned(), Tier::default())].into(), ..Tiers::default() };
+    let models = ["sim-fast".to_owned(), "sim-large".to_owned()].into();
+    let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
+    Kernel::open(KernelOptions { root, master, clock, tiers, models, writers: 2, open_databases: 64 }).await
+}
