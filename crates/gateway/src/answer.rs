@@ -1,0 +1,141 @@
+//! From a provider's answer to the client's response: whole answers are settled here, streams take everything with them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use kernel::digest::sha256;
+use kernel::{Outcome, Settlement, Trail};
+use llm::{Dialect, ReplyStream, StreamPlan};
+
+use crate::Gateway;
+use crate::refusal::Refusal;
+use crate::reply::{ReplyBody, StreamParts, StreamReply};
+use crate::send::{Sent, Stop};
+use crate::upstream::ContentType;
+
+/// Turns a provider's answer into the client's.
+pub(crate) async fn answer(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
+    if sent.hold.permit().call.request.stream() {
+        stream(gw, trail, sent).await
+    } else {
+        whole(trail, sent).await
+    }
+}
+
+async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
+    let Sent { hold, attempt, meter, choice, response } = sent;
+    if response.content_type != ContentType::EventStream {
+        return Err(settled(attempt.settle(&Settlement::unknown()), Refusal::UpstreamMalformed).await);
+    }
+    let (permit, _card, turn) = hold.into_parts();
+    let request = &permit.call.request;
+    let client = request.operation().dialect();
+    let provider = choice.provider.dialect();
+    // The name asked for is shown where the route's own name differs; a translated stream always says what was asked.
+    let restamp = provider != client || request.model() != &*choice.provider_model;
+    let reply = ReplyStream::new(StreamPlan {
+        provider,
+        client,
+        model_shown: restamp.then(|| shown_model(request.model(), choice.model.as_str()).to_owned()),
+        include_usage: request.include_usage(),
+        created_s: trail.opened().unix_seconds(),
+    });
+    let body = StreamReply::new(StreamParts {
+        gateway: Arc::clone(gw),
+        upstream: response.body,
+        reply,
+        attempt,
+        meter,
+        hang_up: choice.provider.hang_up(),
+        dialect: client,
+        request: *trail.request_id(),
+        ended: Box::pin(permit.admission.ended()),
+        turn,
+    });
+    let mut answer = Response::new(ReplyBody::Stream(Box::new(body)));
+    let headers = answer.headers_mut();
+    ours(headers, trail, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
+    let Sent { hold, attempt, meter, choice, mut response } = sent;
+    let request = &hold.permit().call.request;
+    let body = match response.body.whole().await {
+        Ok(body) => body,
+        Err(error) => return Err(settled(attempt.settle(&broken()), error.into()).await),
+    };
+    let provider = choice.provider.dialect();
+    let facts = match llm::reply::facts(provider, request.operation(), &body) {
+        Ok(facts) => facts,
+        Err(error) => return Err(settled(attempt.settle(&broken()), error.into()).await),
+    };
+    let shown = shown_model(request.model(), choice.model.as_str());
+    let client = request.operation().dialect();
+    let delivered = if client != provider {
+        llm::translate::reply(provider, client, shown, trail.opened().unix_seconds(), &body)
+    } else if request.model() == &*choice.provider_model {
+        Ok(body.clone())
+    } else {
+        Ok(llm::reply::restamp(body.clone(), &facts, shown))
+    };
+    let said = meter.finished(facts.usage);
+    let received = Some(sha256(&body));
+    let delivered = match delivered {
+        Ok(delivered) => delivered,
+        // The provider worked and said what it used: that is charged, though the answer cannot be shown.
+        Err(error) => {
+            let settlement = Settlement { outcome: Outcome::Broken, answer_received: received, ..said };
+            return Err(settled(attempt.settle(&settlement), error.into()).await);
+        }
+    };
+    let settlement = Settlement { answer_received: received, answer_delivered: Some(sha256(&delivered)), ..said };
+    durable(attempt.settle(&settlement)).await?;
+    Ok(json(trail, delivered))
+}
+
+fn broken() -> Settlement {
+    Settlement { outcome: Outcome::Broken, ..Settlement::unknown() }
+}
+
+/// The name that the client reads: the one it asked for, or the public name where it asked for its tenant's choice.
+fn shown_model<'a>(asked: &'a str, public: &'a str) -> &'a str {
+    if asked.is_empty() { public } else { asked }
+}
+
+fn json(trail: &Trail, body: Bytes) -> Response<ReplyBody> {
+    let mut answer = Response::new(ReplyBody::full(body));
+    *answer.status_mut() = StatusCode::OK;
+    ours(answer.headers_mut(), trail, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn ours(headers: &mut HeaderMap, trail: &Trail, content_type: HeaderValue) {
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(trail.request_id().as_str()) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+}
+
+async fn durable(settling: Result<kernel::ledger::Settling, kernel::KernelError>) -> Result<(), Stop> {
+    let settled = match settling {
+        Ok(settling) => settling.durable().await,
+        Err(error) => Err(error),
+    };
+    settled.map_err(|error| Stop::Failed(error.into()))
+}
+
+/// The stop that follows a settlement: the refusal itself, or the journal's failure.
+async fn settled(settling: Result<kernel::ledger::Settling, kernel::KernelError>, refusal: Refusal) -> Stop {
+    match durable(settling).await {
+        Ok(()) => Stop::Failed(refusal),
+        Err(stop) => stop,
+    }
+}
+
+/// The dialect of answers on routes of no dialect.
+pub const PLAIN: Dialect = Dialect::OpenAi;

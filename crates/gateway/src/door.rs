@@ -1,0 +1,123 @@
+//! Admission and refusal, for model calls and for every other tenant route alike.
+
+use std::sync::Arc;
+
+use base::{RequestId, Role};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, Uri};
+use kernel::log::Field;
+use kernel::{Admission, AuditedRefusal, Caller, Refused, Trail};
+use llm::Dialect;
+
+use crate::Gateway;
+use crate::identify::{self, Presented};
+use crate::refusal::Refusal;
+use crate::reply::ReplyBody;
+
+/// An admitted request on a route that is not a model call.
+pub struct Visit {
+    /// Its record.
+    pub trail: Trail,
+    /// Who acts, in which tenant.
+    pub admission: Admission,
+}
+
+/// Opens the record, identifies, admits and checks the role: the way in for every tenant route that is not a model call.
+///
+/// # Errors
+/// The finished answer to the caller.
+pub async fn enter(
+    gw: &Arc<Gateway>,
+    headers: &HeaderMap,
+    uri: &Uri,
+    dialect: Dialect,
+    action: &'static str,
+    roles: &'static [Role],
+) -> Result<Visit, Response<ReplyBody>> {
+    let trail = gw.kernel().open_trail().map_err(|fault| untraced(gw, &fault.into(), dialect))?;
+    match admitted(gw, &trail, headers, uri, action, roles).await {
+        Ok(admission) => Ok(Visit { trail, admission }),
+        Err(refusal) => Err(respond(gw, &trail, &refusal, dialect)),
+    }
+}
+
+async fn admitted(
+    gw: &Gateway,
+    trail: &Trail,
+    headers: &HeaderMap,
+    uri: &Uri,
+    action: &'static str,
+    roles: &'static [Role],
+) -> Result<Admission, Refusal> {
+    let presented = identify::presented(headers, uri)?;
+    let admission = admit(gw, trail, &presented).await?;
+    if roles.contains(&admission.role()) {
+        return Ok(admission);
+    }
+    let refusal = Refusal::Forbidden { role: admission.role().as_str() };
+    denied(trail, &admission, action, &refusal).await?;
+    Err(refusal)
+}
+
+/// Verifies a credential: the only door to a tenant's state.
+pub(crate) async fn admit(gw: &Gateway, trail: &Trail, presented: &Presented<'_>) -> Result<Admission, Refusal> {
+    let caller = Caller::from_token(presented.expose_str());
+    let admission = gw.kernel().admit(caller).await.map_err(|refused| match refused {
+        Refused::Unknown => Refusal::BadCredential,
+        Refused::Suspended => Refusal::Suspended,
+        Refused::Quarantined(_) => Refusal::Quarantined,
+        Refused::Unavailable => Refusal::JournalDown,
+    })?;
+    trail.bind(&admission);
+    Ok(admission)
+}
+
+/// Records the refusal of an admitted caller; it may leave when this returns.
+pub(crate) async fn denied(
+    trail: &Trail,
+    admission: &Admission,
+    action: &'static str,
+    refusal: &Refusal,
+) -> Result<(), Refusal> {
+    let code = refusal.code();
+    trail.refuse(admission, AuditedRefusal { action, reason: code, rule: code }).await.map_err(Refusal::from)
+}
+
+/// The answer that a refusal becomes, with its line in the log.
+#[must_use]
+pub fn respond(gw: &Gateway, trail: &Trail, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
+    let id = trail.request_id();
+    let fields = [
+        ("request_id", Field::Text(id.as_str())),
+        ("code", Field::Text(refusal.code())),
+        ("status", Field::Number(u64::from(refusal.status().as_u16()))),
+    ];
+    gw.kernel().log().event(gw.kernel().now(), trail.tenant(), "refused", &fields);
+    refusal.response(dialect, id).map(ReplyBody::full)
+}
+
+/// The answer where not even a record could be opened.
+pub(crate) fn untraced(gw: &Gateway, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
+    let id = gw.kernel().new_request_id();
+    refusal.response(dialect, &id).map(ReplyBody::full)
+}
+
+/// A JSON answer of ours.
+#[must_use]
+pub fn json(trail: &Trail, body: Bytes) -> Response<ReplyBody> {
+    with_id(trail.request_id(), "application/json", body)
+}
+
+/// An answer of ours in any media type.
+#[must_use]
+pub fn with_id(id: &RequestId, content_type: &'static str, body: Bytes) -> Response<ReplyBody> {
+    let mut answer = Response::new(ReplyBody::full(body));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    answer
+}

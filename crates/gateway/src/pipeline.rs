@@ -1,0 +1,97 @@
+//! The life of a call. Read this file and you have read the gateway: each line takes what the line above made, so no stage can be
+//! skipped or reordered. docs/request.md has the same headings.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, Uri};
+use http_body::Body;
+use kernel::{Admission, Trail};
+use llm::Operation;
+
+use crate::quota::Hold;
+use crate::refusal::Refusal;
+use crate::reply::ReplyBody;
+use crate::send::{self, Stop};
+use crate::{Gateway, answer, cache, decode, door, drain, identify, inspect, policy, quota};
+
+/// A call as it came in, its body not yet read.
+pub struct Inbound<B> {
+    /// What the matched route asks for.
+    pub operation: Operation,
+    /// The request's headers.
+    pub headers: HeaderMap,
+    /// The request's target.
+    pub uri: Uri,
+    /// The request's body.
+    pub body: B,
+}
+
+/// Serves one call from its first header to the last byte of its answer.
+pub async fn serve<B>(gw: &Arc<Gateway>, inbound: Inbound<B>) -> Response<ReplyBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let dialect = inbound.operation.dialect();
+    // stage: open trail
+    let trail = match gw.kernel().open_trail() {
+        Ok(trail) => Arc::new(trail),
+        Err(fault) => return door::untraced(gw, &fault.into(), dialect),
+    };
+    let answer = enter(gw, &trail, inbound).await;
+    answer.unwrap_or_else(|refusal| door::respond(gw, &trail, &refusal, dialect))
+}
+
+async fn enter<B>(gw: &Arc<Gateway>, trail: &Arc<Trail>, inbound: Inbound<B>) -> Result<Response<ReplyBody>, Refusal>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    // stage: identify
+    let presented = identify::presented(&inbound.headers, &inbound.uri)?;
+    // stage: admit
+    let admission = door::admit(gw, trail, &presented).await?;
+    match complete(gw, trail, admission.clone(), inbound).await {
+        Ok(answer) => Ok(answer),
+        Err(Stop::Failed(refusal)) => Err(refusal),
+        Err(Stop::Refused(refusal)) => {
+            door::denied(trail, &admission, "call_model", &refusal).await?;
+            Err(refusal)
+        }
+    }
+}
+
+async fn complete<B>(
+    gw: &Arc<Gateway>,
+    trail: &Arc<Trail>,
+    admission: Admission,
+    inbound: Inbound<B>,
+) -> Result<Response<ReplyBody>, Stop>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    // stage: decode
+    let call = decode::call(inbound.operation, &inbound.headers, inbound.body, gw.body_limit()).await?;
+    trail.asked(call.model());
+    // stage: authorize
+    let permit = policy::authorize(gw.catalog(), admission, call)?;
+    // stage: inspect
+    let permit = inspect::prompt(permit);
+    // stage: reserve
+    let hold = quota::reserve(gw, permit).await?;
+    // stage: cache
+    if let Some(hit) = cache::find(&hold) {
+        return Ok(door::json(trail, hit.body));
+    }
+    // What follows may outlive the client, where a provider bills the whole answer anyway.
+    drain::attended(gw, hold.outlives_client(), exchange(Arc::clone(gw), Arc::clone(trail), hold)).await
+}
+
+async fn exchange(gw: Arc<Gateway>, trail: Arc<Trail>, hold: Hold) -> Result<Response<ReplyBody>, Stop> {
+    // stage: route, send
+    let choices = send::choices(&hold, &trail);
+    let sent = send::send(&gw, &trail, hold, choices).await?;
+    // stage: inspect reply
+    let sent = inspect::reply(sent);
+    // stage: settle
+    answer::answer(&gw, &trail, sent).await
+}

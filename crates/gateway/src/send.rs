@@ -1,0 +1,213 @@
+//! Attempts, one after the other, until one answers: each reserves for itself, is recorded as sent and is settled.
+
+use std::sync::Arc;
+
+use kernel::digest::sha256;
+use kernel::log::Field;
+use kernel::{OpenAttempt, Secret, Settlement, Tenant, Trail};
+use llm::splice::{Edits, splice};
+use llm::{Dialect, Request};
+
+use crate::Gateway;
+use crate::meter::Meter;
+use crate::quota::{Hold, Quote};
+use crate::refusal::Refusal;
+use crate::route::{self, Choice};
+use crate::upstream::{Credential, OutboundCall, Passage, Response, SendError, passage, retryable};
+
+/// Bytes of a provider's error answer that are read for its message.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// A provider's answer that began, with the attempt that it belongs to.
+pub(crate) struct Sent {
+    pub(crate) hold: Hold,
+    pub(crate) attempt: OpenAttempt,
+    pub(crate) meter: Meter,
+    pub(crate) choice: Choice,
+    pub(crate) response: Response,
+}
+
+/// Why no answer came.
+pub(crate) enum Stop {
+    /// Refused before anything was sent: still to be recorded.
+    Refused(Refusal),
+    /// Attempts were made; their settlements are recorded and durable.
+    Failed(Refusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The call's routes in the order in which they are tried: weighted by a draw from the request's own random id.
+pub(crate) fn choices(hold: &Hold, trail: &Trail) -> Vec<Choice> {
+    let permit = hold.permit();
+    let settings = permit.admission.settings();
+    let Some(model) = permit.model() else { return Vec::new() };
+    let operation = permit.call.request.operation();
+    route::choose(&permit.catalog, model, operation, trail.draw(), |name| settings.sees(name))
+}
+
+/// Tries the choices in order. A further one is tried only before the first byte of an answer, within the provider's retry budget, and
+/// if its own reservation fits.
+pub(crate) async fn send(gw: &Gateway, trail: &Trail, mut hold: Hold, choices: Vec<Choice>) -> Result<Sent, Stop> {
+    let mut last: Option<Refusal> = None;
+    let budgets = gw.retry_budgets();
+    if let Some(first) = choices.first() {
+        budgets.earn(&first.provider);
+    }
+    let mut rest = choices.into_iter().peekable();
+    while let Some(choice) = rest.next() {
+        let prepared = match prepare(gw, &hold, &choice) {
+            Ok(prepared) => prepared,
+            // The first failure is the one to report: a fallback that cannot be priced or translated changes nothing.
+            Err(refusal) => {
+                last.get_or_insert(refusal);
+                continue;
+            }
+        };
+        let digest = sha256(&prepared.call.body);
+        let attempt = match hold.attempt(trail, &choice, &prepared.quote, digest) {
+            Ok(attempt) => attempt,
+            Err(refusal) => return Err(stop(&hold, last, refusal)),
+        };
+        let answered = gw.upstream().send(&choice.provider, &prepared.credential, prepared.call).await;
+        let failure = match answered {
+            Ok(response) if passage(response.status) == Passage::Answer => {
+                let meter = prepared.meter;
+                return Ok(Sent { hold, attempt, meter, choice, response });
+            }
+            Ok(response) => status(attempt, response).await?,
+            Err(error) => unanswered(attempt, error).await?,
+        };
+        last = Some(failure.refusal);
+        let allowed = || !failure.loaded || budgets.spend(&choice.provider, gw.instant());
+        if !failure.elsewhere || rest.peek().is_none() || !allowed() {
+            break;
+        }
+    }
+    Err(stop(&hold, None, last.unwrap_or(Refusal::UpstreamUnreachable)))
+}
+
+struct Failure {
+    refusal: Refusal,
+    /// Whether another route may be tried.
+    elsewhere: bool,
+    /// Whether the provider had work from it: only then does a retry cost budget.
+    loaded: bool,
+}
+
+fn stop(hold: &Hold, first: Option<Refusal>, refusal: Refusal) -> Stop {
+    let refusal = first.unwrap_or(refusal);
+    if hold.attempts() > 0 { Stop::Failed(refusal) } else { Stop::Refused(refusal) }
+}
+
+/// An answer with an error status: the attempt failed, at no cost.
+async fn status(attempt: OpenAttempt, mut response: Response) -> Result<Failure, Stop> {
+    let status = response.status;
+    let body = error_body(&mut response).await;
+    let settling = attempt.settle(&Settlement { answer_received: Some(sha256(&body)), ..Settlement::failed() });
+    durable(settling).await?;
+    let refusal = Refusal::upstream(status, &body, response.retry_after_s);
+    Ok(Failure { refusal, elsewhere: retryable(status), loaded: true })
+}
+
+/// No answer: nothing was sent (no row), or nobody knows (a row `unknown`, charged at its hold).
+async fn unanswered(attempt: OpenAttempt, error: SendError) -> Result<Failure, Stop> {
+    let settling = match error {
+        SendError::NotSent(_) => attempt.not_sent(),
+        SendError::Unknown(_) => attempt.settle(&Settlement::unknown()),
+    };
+    durable(settling).await?;
+    Ok(Failure { refusal: error.into(), elsewhere: true, loaded: matches!(error, SendError::Unknown(_)) })
+}
+
+async fn durable(settling: Result<kernel::ledger::Settling, kernel::KernelError>) -> Result<(), Stop> {
+    let settled = match settling {
+        Ok(settling) => settling.durable().await,
+        Err(error) => Err(error),
+    };
+    settled.map_err(|error| Stop::Failed(error.into()))
+}
+
+async fn error_body(response: &mut Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < ERROR_BYTES_MAX {
+        match response.body.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BYTES_MAX - body.len())]),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    body
+}
+
+struct Prepared {
+    call: OutboundCall,
+    credential: Arc<Credential>,
+    quote: Quote,
+    meter: Meter,
+}
+
+/// The outbound request of one choice: spliced where the dialects agree, translated where they differ.
+fn prepare(gw: &Gateway, hold: &Hold, choice: &Choice) -> Result<Prepared, Refusal> {
+    let permit = hold.permit();
+    let (request, settings, tenant) = (&permit.call.request, permit.admission.settings(), permit.admission.tenant());
+    let quote = hold.quote(choice)?;
+    let (credential, shared) = match tenant.secret(choice.provider.name()) {
+        Some(own) => (Arc::new(own_key(gw, tenant, choice, &own)?), false),
+        None => (operator_key(gw, choice)?, true),
+    };
+    let tag = if shared { Some(tenant.upstream_tag()?) } else { None };
+    let dialect = choice.provider.dialect();
+    let edits = Edits {
+        model: (request.model() != &*choice.provider_model).then_some(&*choice.provider_model),
+        max_output: quote.max_output.filter(|cap| request.max_output() != Some(*cap)),
+        max_output_field: choice.provider.max_output_field(),
+        include_usage: request.stream() && dialect == Dialect::OpenAi,
+        temperature: settings.temperature.as_deref(),
+        system_prompt: settings.system_prompt.as_deref(),
+        user_tag: tag.as_deref(),
+    };
+    let body = outbound(request, dialect, &edits)?;
+    let call = OutboundCall {
+        operation: request.operation(),
+        body,
+        stream: request.stream(),
+        anthropic_beta: permit.call.beta.clone(),
+    };
+    let meter = Meter {
+        card: Arc::clone(hold.card()),
+        provider: choice.provider.name().to_owned(),
+        provider_model: choice.provider_model.to_string(),
+        public: choice.model.as_str().to_owned(),
+        markup: settings.markup,
+        input_bound: quote.input,
+    };
+    Ok(Prepared { call, credential, quote, meter })
+}
+
+fn own_key(gw: &Gateway, tenant: &Tenant, choice: &Choice, own: &Secret) -> Result<Credential, Refusal> {
+    Credential::bind(&choice.provider, own).map_err(|_| {
+        let provider = [("provider", Field::Text(choice.provider.name()))];
+        gw.kernel().log().event(gw.kernel().now(), Some(tenant.id()), "the tenant's provider key is not usable", &provider);
+        Refusal::UpstreamUnreachable
+    })
+}
+
+fn operator_key(gw: &Gateway, choice: &Choice) -> Result<Arc<Credential>, Refusal> {
+    gw.operator_key(&choice.provider).ok_or_else(|| {
+        let provider = [("provider", Field::Text(choice.provider.name()))];
+        gw.kernel().log().event(gw.kernel().now(), None, "no key for a provider", &provider);
+        Refusal::UpstreamUnreachable
+    })
+}
+
+fn outbound(request: &Request, dialect: Dialect, edits: &Edits<'_>) -> Result<bytes::Bytes, Refusal> {
+    if request.operation().dialect() == dialect {
+        return Ok(splice(request, edits));
+    }
+    llm::translate::request(request, dialect, edits)
+        .map_err(|error| Refusal::BadRequest { message: error.message, param: error.param })
+}
