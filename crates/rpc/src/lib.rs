@@ -1,0 +1,32 @@
+//! Partywall's own API: what an operator may ask ([`Command`]) and what comes back ([`Row`]s, then one [`Answer`] or one
+//! [`Fault`]).
+//!
+//! The same types are spoken over `control.sock`, by the command line under the lock of the data directory, and by the
+//! admin HTTP API. **Invariant:** this crate is the only place where our own JSON is defined; the core types below it are
+//! not `Serialize`. No I/O.
+
+pub mod answer;
+pub mod command;
+pub mod credential;
+pub mod fault;
+pub mod frame;
+pub mod ledger;
+pub mod names;
+pub mod report;
+pub mod tenant;
+pub mod text;
+
+pub use answer::{
+    Answer, Check, CheckState, ConfigChecked, ConfigView, Doctor, PriceRow, RatecardChecked,
+    RatecardImported, RouteView, Row, SecretView, StatusView,
+};
+pub use command::{Command, LimitsChange, NewTenant};
+pub use credential::Credential;
+pub use fault::{Fault, FaultCode};
+pub use frame::{Closed, Frame, Rows};
+pub use ledger::{LedgerRow, UsageRow};
+pub use names::{Change, SecretName, Until};
+pub use tenant::{
+    DatabaseState, DatabaseView, IssuedToken, Limits, QuotaLine, QuotaView, RotatedTokens, Status,
+    TenantCreated, TenantLine, TenantView, TokenState, TokenView,
+};
