@@ -1,0 +1,268 @@
+//! One connection: TLS, HTTP, deadlines, and its orderly end.
+//!
+//! Without TLS HTTP/1.1 is spoken and nothing else, so that the common path has no layer between hyper and the socket. HTTP/2
+//! comes by ALPN.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base::limits::{HEADER_BYTES_MAX, HEADER_TIME_MAX, HEADERS_MAX};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use kernel::tasks::Tasks;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::dispatch::{self, App};
+use crate::listen::Slots;
+use crate::routes::Listener;
+
+/// A client that takes no byte for so long is gone.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+/// Streams at the same time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// Between two looks whether an HTTP/2 client is still there, and how long its answer may take.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_WAIT: Duration = Duration::from_secs(20);
+
+/// What all connections of one listener share.
+pub(crate) struct Setting {
+    pub(crate) app: Arc<App>,
+    pub(crate) listener: Listener,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) ending: Ending,
+}
+
+/// How connections end with the process: first they finish what is under way, then they are cut.
+#[derive(Clone, Default)]
+pub(crate) struct Ending {
+    pub(crate) draining: CancellationToken,
+    pub(crate) cutting: CancellationToken,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(setting: &Arc<Setting>, stream: TcpStream) {
+    // Small frames of a stream must leave at once. A socket that is gone already shows on its first read.
+    let _gone_shows_later = stream.set_nodelay(true);
+    let Some(tls) = &setting.tls else {
+        return http1(setting, Patient::new(stream)).await;
+    };
+    let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIME_MAX, tls.accept(stream)).await else {
+        return;
+    };
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    if is_http2 {
+        Box::pin(http2(setting, Patient::new(stream))).await
+    } else {
+        Box::pin(http1(setting, Patient::new(stream))).await
+    }
+}
+
+async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    setting: &Arc<Setting>,
+    io: Patient<T>,
+) {
+    let begun = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        begun.store(true, Ordering::Relaxed);
+        let setting = Arc::clone(setting);
+        async move {
+            Ok::<_, Infallible>(dispatch::answer(&setting.app, setting.listener, request).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    // Tokens of this connection alone: waiting on the shared ones would take their lock with every chunk.
+    let (draining, cutting) = (
+        setting.ending.draining.child_token(),
+        setting.ending.cutting.child_token(),
+    );
+    tokio::select! {
+        biased;
+        _over = connection.as_mut() => return,
+        () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    if !begun.load(Ordering::Relaxed) {
+        // hyper would wait for the first request; none was begun, so none is lost.
+        return;
+    }
+    tokio::select! {
+        biased;
+        _over = connection => {}
+        () = cutting.cancelled() => {}
+    }
+}
+
+async fn http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    setting: &Arc<Setting>,
+    io: Patient<T>,
+) {
+    let service = service_fn(|request| {
+        let setting = Arc::clone(setting);
+        async move {
+            Ok::<_, Infallible>(dispatch::answer(&setting.app, setting.listener, request).await)
+        }
+    });
+    let tasks = TaskExecutor(setting.app.gateway.kernel().tasks().clone());
+    let connection = http2::Builder::new(tasks)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WAIT)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    let (draining, cutting) = (
+        setting.ending.draining.child_token(),
+        setting.ending.cutting.child_token(),
+    );
+    tokio::select! {
+        biased;
+        _over = connection.as_mut() => return,
+        () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        biased;
+        _over = connection => {}
+        () = cutting.cancelled() => {}
+    }
+}
+
+/// Streams of HTTP/2 run as tasks that shutdown waits for.
+#[derive(Clone)]
+struct TaskExecutor(Tasks);
+
+impl<F> hyper::rt::Executor<F> for TaskExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, work: F) {
+        self.0.spawn(async move {
+            work.await;
+        });
+    }
+}
+
+/// A socket that gives up on a peer which takes nothing.
+struct Patient<T> {
+    io: T,
+    patience: Duration,
+    /// Runs while a write waits.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Patient<T> {
+    fn new(io: T) -> Self {
+        Self {
+            io,
+            patience: WRITE_STALL_MAX,
+            stall: None,
+        }
+    }
+
+    fn watch<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        stall
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.watch(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.watch(cx, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (near, far) = tokio::io::duplex(8);
+        let mut patient = Patient {
+            io: near,
+            patience: Duration::from_millis(50),
+            stall: None,
+        };
+        patient.write_all(b"12345678").await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let error = patient.write_all(b"9").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        drop(far);
+    }
+}

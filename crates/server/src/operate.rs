@@ -1,0 +1,223 @@
+//! Carries out commands: the one executor behind the control socket, the admin API and the command line.
+
+mod audit;
+mod cards;
+mod configuration;
+mod doctor;
+mod limits;
+mod secrets;
+mod tenants;
+mod tokens;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base::{TenantId, Timestamp};
+use gateway::Gateway;
+use gateway::catalog::Catalog;
+use kernel::{Kernel, Operator, Tenant};
+use llm::prices::RateCard;
+use rpc::{Answer, Command, Fault, FaultCode, Row, StatusView};
+
+use crate::fault::fault;
+use crate::feed::Feed;
+use crate::usage::{self, Period};
+
+pub(crate) use audit::raw;
+pub(crate) use configuration::{check_file, show_file};
+pub(crate) use doctor::examine;
+pub(crate) use limits::{inward, outward};
+
+/// What commands work on: the kernel, and the parts that a running gateway shares with its pipeline.
+pub(crate) struct Office {
+    pub(crate) kernel: Kernel,
+    pub(crate) desk: Desk,
+    /// The configuration file that is in force.
+    pub(crate) config: PathBuf,
+    /// Price files that the configuration names, as texts in their order.
+    pub(crate) configured_cards: Vec<String>,
+    /// The tier of a tenant that is created without one.
+    pub(crate) first_tier: String,
+    /// Imports of rate cards happen one at a time: each merges what the one before stored.
+    pub(crate) importing: tokio::sync::Mutex<()>,
+}
+
+/// Where catalog and prices stand.
+pub(crate) enum Desk {
+    /// A gateway serves: a new price card is in force for its next call.
+    Serving {
+        gateway: Arc<Gateway>,
+        since: Timestamp,
+        public: String,
+        admin: String,
+    },
+    /// Nothing runs; the next start reads what is stored.
+    Offline {
+        catalog: Arc<Catalog>,
+        prices: ArcSwap<RateCard>,
+    },
+}
+
+impl Desk {
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        match self {
+            Self::Serving { gateway, .. } => gateway.catalog(),
+            Self::Offline { catalog, .. } => Arc::clone(catalog),
+        }
+    }
+
+    pub(crate) fn prices(&self) -> Arc<RateCard> {
+        match self {
+            Self::Serving { gateway, .. } => gateway.prices(),
+            Self::Offline { prices, .. } => prices.load_full(),
+        }
+    }
+
+    fn set_prices(&self, card: RateCard) {
+        match self {
+            Self::Serving { gateway, .. } => gateway.set_prices(card),
+            Self::Offline { prices, .. } => prices.store(Arc::new(card)),
+        }
+    }
+}
+
+impl Office {
+    /// Carries a command out for the operator: rows into `to`, then the answer.
+    pub(crate) async fn carry_out(
+        &self,
+        operator: &Operator,
+        command: Command,
+        to: &Feed,
+    ) -> Result<Answer, Fault> {
+        match command {
+            Command::Status => Ok(self.status(operator)),
+            Command::TenantsCreate(new) => self.create_tenant(operator, new).await,
+            Command::TenantsList => self.list_tenants(operator, to).await,
+            Command::TenantsShow { id } => self.show_tenant(operator, &id),
+            Command::TenantsSuspend { id } => self.suspend_tenant(operator, &id).await,
+            Command::TenantsResume { id } => self.resume_tenant(operator, &id).await,
+            Command::TenantsDelete { id, confirm } => {
+                self.delete_tenant(operator, &id, &confirm).await
+            }
+            Command::TokenRotate {
+                id,
+                name,
+                all,
+                grace,
+            } => self.rotate(operator, &id, name, all, grace).await,
+            Command::TokenIssue {
+                id,
+                name,
+                role,
+                expires,
+            } => self.issue(operator, &id, name, role, expires).await,
+            Command::TokenList { id } => self.list_tokens(operator, &id, to).await,
+            Command::TokenRevoke { id, name } => self.revoke(operator, &id, &name).await,
+            Command::QuotaShow { id } => self.show_limits(operator, &id).await,
+            Command::QuotaSet { id, change } => self.set_limits(operator, &id, &change).await,
+            Command::SecretsSet {
+                tenant,
+                name,
+                value,
+            } => self.set_secret(operator, &tenant, &name, &value).await,
+            Command::SecretsList { tenant } => self.list_secrets(operator, &tenant, to).await,
+            Command::SecretsDelete { tenant, name } => {
+                self.delete_secret(operator, &tenant, &name).await
+            }
+            Command::SecretsRotate { tenant } => self.rotate_secrets(operator, &tenant),
+            Command::BillingReport {
+                tenant,
+                from,
+                to: until,
+                detail,
+            } => {
+                self.billing(operator, tenant, Period { from, to: until }, detail, to)
+                    .await
+            }
+            Command::AuditTail {
+                tenant,
+                limit,
+                follow,
+            } => self.tail(operator, &tenant, limit, follow, to).await,
+            Command::RatecardShow => self.show_prices(to).await,
+            Command::RatecardImport { name, card } => self.import_card(&name, &card).await,
+            Command::RatecardCheck { card } => self.check_prices(card.as_deref()),
+            Command::ConfigCheck { tenant } => self.check_config(operator, tenant.as_ref()),
+            Command::ConfigShow { tenant } => self.show_config(operator, tenant.as_ref()),
+            Command::Doctor => Ok(Answer::Doctor(self.doctor(operator).await)),
+        }
+    }
+
+    fn tenant(&self, operator: &Operator, id: &TenantId) -> Result<Tenant, Fault> {
+        self.kernel.tenant(operator, id).map_err(fault)
+    }
+
+    fn status(&self, operator: &Operator) -> Answer {
+        let tenants = u64::try_from(self.kernel.tenants(operator).count()).unwrap_or(u64::MAX);
+        let (running, listen, admin_listen, started_at) = match &self.desk {
+            Desk::Serving {
+                since,
+                public,
+                admin,
+                ..
+            } => (
+                true,
+                Some(public.clone()),
+                Some(admin.clone()),
+                Some(*since),
+            ),
+            Desk::Offline { .. } => (false, None, None, None),
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Answer::Status(StatusView {
+            running,
+            version,
+            tenants,
+            listen,
+            admin_listen,
+            started_at,
+        })
+    }
+
+    /// A tenant whose store is out of service does not keep the others from being billed, but the report says that it is not whole.
+    async fn billing(
+        &self,
+        operator: &Operator,
+        only: Option<TenantId>,
+        period: Period,
+        detail: bool,
+        to: &Feed,
+    ) -> Result<Answer, Fault> {
+        if let Some(id) = only {
+            usage::feed(&self.tenant(operator, &id)?, period, detail, to).await?;
+            return Ok(Answer::End { rows: to.pushed() });
+        }
+        let mut missing = Vec::new();
+        for tenant in self.kernel.tenants(operator) {
+            match usage::feed(&tenant, period, detail, to).await {
+                Ok(()) => {}
+                Err(fault) if fault.code == FaultCode::Quarantined => {
+                    missing.push(tenant.id().to_string())
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Answer::End { rows: to.pushed() });
+        }
+        let text = format!(
+            "the report is without {}, whose store is quarantined; see tenants show",
+            missing.join(", ")
+        );
+        Err(Fault::new(FaultCode::Quarantined, text))
+    }
+}
+
+/// Feeds every element of a list.
+async fn feed_all(rows: impl IntoIterator<Item = Row>, to: &Feed) -> Result<Answer, Fault> {
+    for row in rows {
+        to.push(row).await?;
+    }
+    Ok(Answer::End { rows: to.pushed() })
+}

@@ -1,0 +1,332 @@
+//! What `doctor` looks at. Each check stands alone: a failed one does not hide the next.
+
+use std::path::Path;
+
+use base::{Clock, Timestamp};
+use kernel::{DataRoot, Operator, SystemClock};
+use rpc::{Check, CheckState, Doctor, Fault, FaultCode};
+
+use super::Office;
+use crate::assemble::{self, Place};
+use crate::config::{Config, Environment};
+use crate::process;
+
+/// Free space below which calls soon cannot be recorded.
+const DISK_FAIL_BYTES: u64 = 64 * 1024 * 1024;
+/// Free space that deserves a look.
+const DISK_WARN_BYTES: u64 = 1024 * 1024 * 1024;
+/// Descriptors for the 1,100 connections of one address, their upstream connections and 512 open databases.
+const DESCRIPTORS_WANTED: u64 = 8_192;
+/// First `SQLite` without the write-ahead-log reset fault that could corrupt a database.
+const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
+/// A clock before this version was written is wrong.
+const CLOCK_MIN: &str = "2026-01-01T00:00:00Z";
+/// A clock so far ahead is wrong.
+const CLOCK_MAX: &str = "2100-01-01T00:00:00Z";
+
+impl Office {
+    /// The checks of a kernel that is open.
+    pub(super) async fn doctor(&self, operator: &Operator) -> Doctor {
+        let root = self.kernel.root();
+        let mut checks = vec![
+            ok(
+                "data directory",
+                format!(
+                    "{}, mode 0700, locked by this process",
+                    root.path().display()
+                ),
+            ),
+            ok("master key", "opens the registry"),
+            journal(root),
+            disk(root.path()),
+            clock(self.kernel.now()),
+            descriptors(),
+        ];
+        checks.extend(configuration(&self.config, &Environment::of_process()));
+        checks.push(self.sqlite(operator).await);
+        checks.push(self.tenants_in_order(operator));
+        checks.push(sandbox());
+        Doctor { checks }
+    }
+
+    async fn sqlite(&self, operator: &Operator) -> Check {
+        let Some(tenant) = self
+            .kernel
+            .tenants(operator)
+            .find(|tenant| tenant.quarantine().is_none())
+        else {
+            return ok("sqlite", "looked at when there is a tenant");
+        };
+        let asked = tenant
+            .read(|tx| {
+                tx.query_one("SELECT sqlite_version()", (), |row| {
+                    Ok(row.get::<_, String>(0)?)
+                })
+            })
+            .await;
+        match asked {
+            Ok(version) => sqlite_check(&version.unwrap_or_default()),
+            Err(error) => fail("sqlite", error.to_string(), "see gateway.log"),
+        }
+    }
+
+    fn tenants_in_order(&self, operator: &Operator) -> Check {
+        let out: Vec<_> = self
+            .kernel
+            .tenants(operator)
+            .filter_map(|tenant| {
+                tenant
+                    .quarantine()
+                    .map(|why| format!("{}: {why}", tenant.id()))
+            })
+            .collect();
+        if out.is_empty() {
+            return ok("tenants", "none is quarantined");
+        }
+        fail(
+            "tenants",
+            out.join("; "),
+            "restore the tenant's database, or delete the tenant",
+        )
+    }
+}
+
+/// The checks where no kernel is open: it is opened if it can be.
+pub(crate) async fn examine(place: &Place, environment: &Environment) -> Doctor {
+    match assembled(place, environment).await {
+        Ok((office, operator)) => {
+            let doctor = office.doctor(&operator).await;
+            office.kernel.close(assemble::CLOSE_WAIT).await;
+            doctor
+        }
+        Err(fault) => Doctor {
+            checks: without_kernel(place, environment, &fault),
+        },
+    }
+}
+
+async fn assembled(place: &Place, environment: &Environment) -> Result<(Office, Operator), Fault> {
+    let config = assemble::load(&place.config_file())?;
+    let root = assemble::locked_root(&place.data)?;
+    let (kernel, operator) = assemble::open_kernel(root, environment, &config).await?;
+    let closing = kernel.clone();
+    match assemble::office(kernel, config, place) {
+        Ok(office) => Ok((office, operator)),
+        Err(fault) => {
+            closing.close(assemble::CLOSE_WAIT).await;
+            Err(fault)
+        }
+    }
+}
+
+fn without_kernel(place: &Place, environment: &Environment, why: &Fault) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if why.code != FaultCode::BadConfig {
+        checks.push(fail(
+            "data directory",
+            why.message.clone(),
+            "put right what it says, then run doctor again",
+        ));
+    }
+    checks.push(disk(&place.data));
+    checks.push(clock(SystemClock.now()));
+    checks.push(descriptors());
+    checks.extend(configuration(&place.config_file(), environment));
+    if why.code == FaultCode::BadConfig
+        && checks.iter().all(|check| check.state != CheckState::Fail)
+    {
+        checks.push(fail(
+            "rate cards",
+            why.message.clone(),
+            "correct the file that it names",
+        ));
+    }
+    checks.push(sandbox());
+    checks
+}
+
+fn journal(root: &DataRoot) -> Check {
+    const PROBE: &str = "journal/.doctor";
+    // What an interrupted look left.
+    let _usually_absent = root.dir().remove_file(PROBE);
+    let written = root.write_private_new(PROBE, b"written by doctor, may be removed\n");
+    match written {
+        Ok(()) => match root.dir().remove_file(PROBE) {
+            Ok(()) => ok("journal", "can be written and synced"),
+            Err(error) => fail(
+                "journal",
+                error.to_string(),
+                "see to the disk under DATA/journal",
+            ),
+        },
+        Err(error) => fail(
+            "journal",
+            error.to_string(),
+            "see to the disk under DATA/journal",
+        ),
+    }
+}
+
+fn disk(path: &Path) -> Check {
+    let stat = match rustix::fs::statvfs(path) {
+        Ok(stat) => stat,
+        Err(error) => {
+            return fail(
+                "disk",
+                format!("{}: {error}", path.display()),
+                "see that the directory exists",
+            );
+        }
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let found = format!("{} MiB free", free / (1024 * 1024));
+    let advice = "free some space: calls that cannot be recorded are refused";
+    match free {
+        free if free < DISK_FAIL_BYTES => fail("disk", found, advice),
+        free if free < DISK_WARN_BYTES => warn("disk", found, advice),
+        _ => ok("disk", found),
+    }
+}
+
+fn clock(now: Timestamp) -> Check {
+    let bound = |text| Timestamp::parse(text).unwrap_or_default();
+    if now < bound(CLOCK_MIN) || now > bound(CLOCK_MAX) {
+        return fail(
+            "clock",
+            now.to_string(),
+            "set the clock: quotas, expiries and the audit record depend on it",
+        );
+    }
+    ok("clock", now.to_string())
+}
+
+fn descriptors() -> Check {
+    // A gateway raises its limit to the hard one when it starts.
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let now = process::descriptor_limit();
+    let shown = |limit: Option<u64>| {
+        limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
+    };
+    let found = format!("{} open files, at most {}", shown(now), shown(hard));
+    if hard.is_some_and(|hard| hard < DESCRIPTORS_WANTED) {
+        return warn(
+            "open files",
+            found,
+            "raise the hard limit: LimitNOFILE=65536 in systemd, or ulimit -Hn 65536",
+        );
+    }
+    ok("open files", found)
+}
+
+fn configuration(path: &Path, environment: &Environment) -> Vec<Check> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            let advice = "correct the file; partywall config check says when it is right";
+            return vec![fail(
+                "configuration",
+                format!("{}: {error}", path.display()),
+                advice,
+            )];
+        }
+    };
+    let mut checks = Vec::new();
+    match config.warnings.as_slice() {
+        [] => checks.push(ok("configuration", path.display().to_string())),
+        [first, ..] => checks.push(warn(
+            "configuration",
+            first.to_string(),
+            "partywall config check lists all",
+        )),
+    }
+    checks.push(match config.keyring(environment, &|_| None) {
+        Ok(_) => ok(
+            "provider keys",
+            format!("{} providers", config.catalog.providers().len()),
+        ),
+        Err(error) => fail(
+            "provider keys",
+            error.to_string(),
+            "set what the reference names",
+        ),
+    });
+    match config.tls_pem(environment, &|_| None) {
+        Ok(None) => {}
+        Ok(Some(_)) => checks.push(ok("tls", "certificate and key are there")),
+        Err(error) => checks.push(fail(
+            "tls",
+            error.to_string(),
+            "set what the reference names",
+        )),
+    }
+    checks
+}
+
+fn sqlite_check(version: &str) -> Check {
+    let mut numbers = version
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    let found = (next(), next(), next());
+    if found < SQLITE_MIN {
+        return fail(
+            "sqlite",
+            version,
+            "build with SQLite 3.51.3 or later: earlier ones can corrupt a database",
+        );
+    }
+    ok("sqlite", version)
+}
+
+fn sandbox() -> Check {
+    ok("sandbox", "not used in this version")
+}
+
+fn ok(name: &str, found: impl Into<String>) -> Check {
+    Check {
+        name: name.to_owned(),
+        state: CheckState::Ok,
+        found: found.into(),
+        advice: None,
+    }
+}
+
+fn warn(name: &str, found: impl Into<String>, advice: &str) -> Check {
+    Check {
+        name: name.to_owned(),
+        state: CheckState::Warn,
+        found: found.into(),
+        advice: Some(advice.to_owned()),
+    }
+}
+
+fn fail(name: &str, found: impl Into<String>, advice: &str) -> Check {
+    Check {
+        name: name.to_owned(),
+        state: CheckState::Fail,
+        found: found.into(),
+        advice: Some(advice.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_clocks_are_judged() {
+        for (version, state) in [
+            ("3.53.4", CheckState::Ok),
+            ("3.51.3", CheckState::Ok),
+            ("3.51.2", CheckState::Fail),
+            ("", CheckState::Fail),
+        ] {
+            assert_eq!(sqlite_check(version).state, state, "{version}");
+        }
+        assert_eq!(clock(Timestamp::default()).state, CheckState::Fail);
+        assert_eq!(
+            clock(Timestamp::parse("2026-11-22").unwrap()).state,
+            CheckState::Ok
+        );
+    }
+}

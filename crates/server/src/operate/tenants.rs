@@ -1,0 +1,177 @@
+//! Tenants: create, list, show, suspend, resume, delete.
+
+use base::TenantId;
+use kernel::lifecycle::NewTenant;
+use kernel::{Operator, Tenant};
+use rpc::{
+    Answer, DatabaseState, DatabaseView, Fault, FaultCode, Row, Status, TenantCreated, TenantLine,
+    TenantView, TokenState,
+};
+
+use super::{Office, feed_all, limits, tokens};
+use crate::fault::{fault, internal};
+use crate::feed::Feed;
+
+impl Office {
+    pub(super) async fn create_tenant(
+        &self,
+        operator: &Operator,
+        new: rpc::NewTenant,
+    ) -> Result<Answer, Fault> {
+        let tier = new.tier.unwrap_or_else(|| self.first_tier.clone());
+        let new = NewTenant {
+            id: new.id,
+            tier,
+            overrides: limits::inward(&new.limits),
+        };
+        let (tenant, token) = self
+            .kernel
+            .create_tenant(operator, new)
+            .await
+            .map_err(fault)?;
+        let account = tenant.account();
+        Ok(Answer::TenantCreated(TenantCreated {
+            id: tenant.id().clone(),
+            token: tokens::credential(&token)?,
+            token_name: token.name,
+            role: token.role,
+            status: status(account.status.as_str())?,
+            tier: account.tier.clone(),
+            created_at: account.created,
+            audit_vkey: super::audit::verification_key(&tenant),
+        }))
+    }
+
+    pub(super) async fn list_tenants(
+        &self,
+        operator: &Operator,
+        to: &Feed,
+    ) -> Result<Answer, Fault> {
+        let mut rows = Vec::new();
+        for tenant in self.kernel.tenants(operator) {
+            let account = tenant.account();
+            let living = self
+                .kernel
+                .list_tokens(operator, &tenant)
+                .iter()
+                .filter(|token| token.valid)
+                .count();
+            rows.push(Row::Tenant(TenantLine {
+                id: tenant.id().clone(),
+                status: status(account.status.as_str())?,
+                tier: account.tier.clone(),
+                tokens: u64::try_from(living).unwrap_or(u64::MAX),
+                created_at: account.created,
+            }));
+        }
+        feed_all(rows, to).await
+    }
+
+    pub(super) fn show_tenant(&self, operator: &Operator, id: &TenantId) -> Result<Answer, Fault> {
+        self.view(operator, &self.tenant(operator, id)?)
+    }
+
+    pub(super) async fn suspend_tenant(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        self.kernel
+            .suspend_tenant(operator, &tenant)
+            .await
+            .map_err(fault)?;
+        // The suspension has ended this authority too.
+        self.show_tenant(operator, id)
+    }
+
+    pub(super) async fn resume_tenant(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        self.kernel
+            .resume_tenant(operator, &tenant)
+            .await
+            .map_err(fault)?;
+        self.show_tenant(operator, id)
+    }
+
+    pub(super) async fn delete_tenant(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+        confirm: &TenantId,
+    ) -> Result<Answer, Fault> {
+        if id != confirm {
+            let text = format!("the confirmation says {confirm}, not {id}; nothing was deleted");
+            return Err(Fault::new(FaultCode::Refused, text));
+        }
+        let tenant = self.tenant(operator, id)?;
+        self.kernel
+            .delete_tenant(operator, &tenant)
+            .await
+            .map_err(fault)?;
+        Ok(Answer::Done {
+            message: format!(
+                "tenant {id} is deleted: its keys are destroyed and its files removed"
+            ),
+        })
+    }
+
+    fn view(&self, operator: &Operator, tenant: &Tenant) -> Result<Answer, Fault> {
+        let account = tenant.account();
+        let status = status(account.status.as_str())?;
+        let mut tokens = Vec::new();
+        for token in self.kernel.list_tokens(operator, tenant) {
+            let view = tokens::view(tenant, token, self.kernel.now());
+            // Living tokens; `tenants token list` shows the ended ones too.
+            if matches!(view.state, TokenState::Active | TokenState::Grace) {
+                tokens.push(view);
+            }
+        }
+        Ok(Answer::Tenant(Box::new(TenantView {
+            id: tenant.id().clone(),
+            uid: tenant.uid(),
+            status,
+            tier: account.tier.clone(),
+            created_at: account.created,
+            markup: limits::markup(tenant),
+            limits: limits::outward(&account.overrides),
+            tokens,
+            audit_vkey: super::audit::verification_key(tenant),
+            database: database(tenant, status, self.kernel.overlay_error(tenant)),
+        })))
+    }
+}
+
+fn database(tenant: &Tenant, status: Status, overlay_error: Option<String>) -> DatabaseView {
+    let quarantine = tenant.quarantine();
+    let state = match (status, &quarantine) {
+        (Status::Deleting, _) => DatabaseState::Destroyed,
+        (_, Some(_)) => DatabaseState::Quarantined,
+        (_, None) => DatabaseState::Ok,
+    };
+    let bytes = tenant
+        .files()
+        .ok()
+        .and_then(|files| files.symlink_metadata("tenant.db").ok())
+        .map(|meta| meta.len());
+    // The reason of a quarantine, or else why the overlay on disk is not in force.
+    let reason = quarantine
+        .map(|why| why.as_str().to_owned())
+        .or(overlay_error);
+    DatabaseView {
+        state,
+        bytes,
+        reason,
+    }
+}
+
+fn status(name: &str) -> Result<Status, Fault> {
+    [Status::Active, Status::Suspended, Status::Deleting]
+        .into_iter()
+        .find(|status| status.as_str() == name)
+        .ok_or_else(|| internal(format!("a tenant has the status {name:?}")))
+}

@@ -1,0 +1,583 @@
+//! The route table: every path that is served, who may call it, and what it refers to.
+//!
+//! **Invariant:** a request reaches a handler only through a [`Route`], and a `Route` cannot be written without its
+//! [`Access`]. Authority is decided on the matched route, never on a path that is read again.
+
+use std::borrow::Cow;
+
+use base::Role;
+use http::Method;
+use llm::{Dialect, Operation};
+use rpc::RouteView;
+
+/// Who may call a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Anybody; the answer tells nothing.
+    Public,
+    /// A valid token of a tenant with one of these roles.
+    Tenant {
+        /// Roles that pass, at least one.
+        roles: &'static [Role],
+    },
+    /// The operator key.
+    Operator,
+}
+
+/// The listener that serves a route; the other one does not know it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Listener {
+    /// For tenants.
+    Public,
+    /// For the operator.
+    Admin,
+}
+
+/// What answers a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Handler {
+    Healthz,
+    Readyz,
+    Call(Operation),
+    Tenant(TenantView),
+    Admin(AdminAction),
+}
+
+/// What a tenant reads of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TenantView {
+    Models,
+    Model,
+    Usage,
+    Config,
+    Audit,
+}
+
+/// What the operator does over HTTP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AdminAction {
+    TenantsList,
+    TenantsCreate,
+    TenantShow,
+    TenantDelete,
+    TenantSuspend,
+    TenantResume,
+    TokenList,
+    TokenIssue,
+    TokenRevoke,
+    TokenRotate,
+    Usage,
+    RatecardShow,
+    RatecardImport,
+    Providers,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug)]
+pub struct Route {
+    listener: Listener,
+    method: Method,
+    path: &'static str,
+    access: Access,
+    objects: &'static [&'static str],
+    pub(crate) handler: Handler,
+}
+
+impl Route {
+    /// The listener that serves it.
+    #[must_use]
+    pub fn listener(&self) -> Listener {
+        self.listener
+    }
+
+    /// Its method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Its path; parameters stand in braces.
+    #[must_use]
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// Who may call it.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Kinds of objects that its parameters, query or body refer to.
+    #[must_use]
+    pub fn objects(&self) -> &'static [&'static str] {
+        self.objects
+    }
+}
+
+const CALLERS: &[Role] = &[Role::Admin, Role::Member, Role::App];
+const EVERYBODY: &[Role] = &Role::ALL;
+const USAGE_READERS: &[Role] = &[Role::Admin, Role::Member, Role::Readonly, Role::Auditor];
+const CONFIG_READERS: &[Role] = &[Role::Admin, Role::Readonly];
+const AUDIT_READERS: &[Role] = &[Role::Admin, Role::Auditor];
+
+/// Every route, those of the hot path first.
+pub static TABLE: &[Route] = &[
+    call("/v1/chat/completions", Operation::ChatCompletions),
+    call("/v1/messages", Operation::Messages),
+    call("/v1/embeddings", Operation::Embeddings),
+    view("/v1/models", EVERYBODY, &[], TenantView::Models),
+    view(
+        "/v1/models/{model}",
+        EVERYBODY,
+        &["model"],
+        TenantView::Model,
+    ),
+    view("/tenant/v1/usage", USAGE_READERS, &[], TenantView::Usage),
+    view("/tenant/v1/config", CONFIG_READERS, &[], TenantView::Config),
+    view("/tenant/v1/audit", AUDIT_READERS, &[], TenantView::Audit),
+    health(Listener::Public, "/healthz", Handler::Healthz),
+    health(Listener::Public, "/readyz", Handler::Readyz),
+    health(Listener::Admin, "/healthz", Handler::Healthz),
+    health(Listener::Admin, "/readyz", Handler::Readyz),
+    admin(
+        Method::GET,
+        "/admin/v1/tenants",
+        &[],
+        AdminAction::TenantsList,
+    ),
+    admin(
+        Method::POST,
+        "/admin/v1/tenants",
+        &[],
+        AdminAction::TenantsCreate,
+    ),
+    admin(
+        Method::GET,
+        "/admin/v1/tenants/{tenant}",
+        &["tenant"],
+        AdminAction::TenantShow,
+    ),
+    admin(
+        Method::DELETE,
+        "/admin/v1/tenants/{tenant}",
+        &["tenant"],
+        AdminAction::TenantDelete,
+    ),
+    admin(
+        Method::POST,
+        "/admin/v1/tenants/{tenant}/suspend",
+        &["tenant"],
+        AdminAction::TenantSuspend,
+    ),
+    admin(
+        Method::POST,
+        "/admin/v1/tenants/{tenant}/resume",
+        &["tenant"],
+        AdminAction::TenantResume,
+    ),
+    admin(
+        Method::GET,
+        "/admin/v1/tenants/{tenant}/tokens",
+        &["tenant"],
+        AdminAction::TokenList,
+    ),
+    admin(
+        Method::POST,
+        "/admin/v1/tenants/{tenant}/tokens",
+        &["tenant"],
+        AdminAction::TokenIssue,
+    ),
+    admin(
+        Method::DELETE,
+        "/admin/v1/tenants/{tenant}/tokens/{token}",
+        &["tenant", "token"],
+        AdminAction::TokenRevoke,
+    ),
+    admin(
+        Method::POST,
+        "/admin/v1/tenants/{tenant}/tokens/{token}/rotate",
+        &["tenant", "token"],
+        AdminAction::TokenRotate,
+    ),
+    admin(
+        Method::GET,
+        "/admin/v1/usage",
+        &["tenant"],
+        AdminAction::Usage,
+    ),
+    admin(
+        Method::GET,
+        "/admin/v1/ratecards",
+        &[],
+        AdminAction::RatecardShow,
+    ),
+    admin(
+        Method::POST,
+        "/admin/v1/ratecards",
+        &[],
+        AdminAction::RatecardImport,
+    ),
+    admin(
+        Method::GET,
+        "/admin/v1/providers",
+        &[],
+        AdminAction::Providers,
+    ),
+];
+
+const fn call(path: &'static str, operation: Operation) -> Route {
+    Route {
+        listener: Listener::Public,
+        method: Method::POST,
+        path,
+        access: Access::Tenant { roles: CALLERS },
+        objects: &["model"],
+        handler: Handler::Call(operation),
+    }
+}
+
+const fn view(
+    path: &'static str,
+    roles: &'static [Role],
+    objects: &'static [&'static str],
+    what: TenantView,
+) -> Route {
+    Route {
+        listener: Listener::Public,
+        method: Method::GET,
+        path,
+        access: Access::Tenant { roles },
+        objects,
+        handler: Handler::Tenant(what),
+    }
+}
+
+const fn health(listener: Listener, path: &'static str, handler: Handler) -> Route {
+    Route {
+        listener,
+        method: Method::GET,
+        path,
+        access: Access::Public,
+        objects: &[],
+        handler,
+    }
+}
+
+const fn admin(
+    method: Method,
+    path: &'static str,
+    objects: &'static [&'static str],
+    action: AdminAction,
+) -> Route {
+    Route {
+        listener: Listener::Admin,
+        method,
+        path,
+        access: Access::Operator,
+        objects,
+        handler: Handler::Admin(action),
+    }
+}
+
+/// What the table says about a request line.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    Route(&'static Route, Params<'a>),
+    /// The path exists with these methods only, written as in the `allow` header.
+    OtherMethod(&'static str),
+    Nothing,
+}
+
+/// Values of a path's parameters, percent-decoded, in the order of the path.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Params<'a>([Option<Cow<'a, str>>; 2]);
+
+impl<'a> Params<'a> {
+    /// The parameter at that place, from 0; empty where the route has none.
+    pub(crate) fn at(&self, place: usize) -> &str {
+        self.0
+            .get(place)
+            .and_then(Option::as_deref)
+            .unwrap_or_default()
+    }
+
+    fn push(&mut self, value: Cow<'a, str>) -> Option<()> {
+        let free = self.0.iter_mut().find(|slot| slot.is_none())?;
+        *free = Some(value);
+        Some(())
+    }
+}
+
+/// Finds the route of a request.
+pub(crate) fn find<'a>(listener: Listener, method: &Method, path: &'a str) -> Found<'a> {
+    let mut others: [&str; 2] = [""; 2];
+    for route in TABLE.iter().filter(|route| route.listener == listener) {
+        let Some(params) = matches(route.path, path) else {
+            continue;
+        };
+        if route.method == *method {
+            return Found::Route(route, params);
+        }
+        others = if others[0].is_empty() {
+            [route.method.as_str(), ""]
+        } else {
+            [others[0], route.method.as_str()]
+        };
+    }
+    match others {
+        ["", _] => Found::Nothing,
+        ["GET", ""] => Found::OtherMethod("GET"),
+        ["POST", ""] => Found::OtherMethod("POST"),
+        ["DELETE", ""] => Found::OtherMethod("DELETE"),
+        ["GET", "POST"] => Found::OtherMethod("GET, POST"),
+        ["GET", "DELETE"] => Found::OtherMethod("GET, DELETE"),
+        // A test walks the table: no path has another set of methods.
+        _ => Found::OtherMethod(""),
+    }
+}
+
+fn matches<'a>(pattern: &str, path: &'a str) -> Option<Params<'a>> {
+    if pattern == path {
+        // A path that spells the braces out is not a parameter.
+        return (!pattern.contains('{')).then(Params::default);
+    }
+    let mut params = Params::default();
+    let (mut pattern, mut path) = (pattern.strip_prefix('/')?, path.strip_prefix('/')?);
+    loop {
+        let (want, pattern_rest) = head(pattern);
+        let is_param = want.starts_with('{');
+        // Names of models may hold slashes, which not every client encodes.
+        let (given, path_rest) = if want == "{model}" {
+            (path, None)
+        } else {
+            head(path)
+        };
+        if is_param {
+            params.push(decoded(given)?)?;
+        } else if want != given {
+            return None;
+        }
+        match (pattern_rest, path_rest) {
+            (None, None) => return Some(params),
+            (Some(next_pattern), Some(next_path)) => (pattern, path) = (next_pattern, next_path),
+            _ => return None,
+        }
+    }
+}
+
+fn head(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/')
+        .map_or((path, None), |(first, rest)| (first, Some(rest)))
+}
+
+fn decoded(segment: &str) -> Option<Cow<'_, str>> {
+    let text = crate::query::percent_decoded(segment, false)?;
+    (!text.is_empty()).then_some(text)
+}
+
+/// The dialect in which a path's errors are written, known or not.
+pub(crate) fn dialect_of(path: &str) -> Dialect {
+    match path.strip_prefix("/v1/messages") {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => Dialect::Anthropic,
+        _ => Dialect::OpenAi,
+    }
+}
+
+/// The table as programs read it.
+pub(crate) fn views() -> Vec<RouteView> {
+    TABLE
+        .iter()
+        .map(|route| RouteView {
+            method: route.method.to_string(),
+            path: route.path.to_owned(),
+            access: access_text(route.access),
+            objects: route.objects.iter().map(|&name| name.to_owned()).collect(),
+        })
+        .collect()
+}
+
+fn access_text(access: Access) -> String {
+    match access {
+        Access::Public => "public".to_owned(),
+        Access::Operator => "operator".to_owned(),
+        Access::Tenant { roles } => {
+            let names: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+            format!("tenant:{}", names.join(","))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_line_is_complete_and_unique() {
+        let mut seen = HashSet::new();
+        for route in TABLE {
+            assert!(
+                seen.insert((route.listener, route.method.clone(), route.path)),
+                "{} twice",
+                route.path
+            );
+            assert!(
+                route.path.starts_with('/') && !route.path.ends_with('/'),
+                "{}",
+                route.path
+            );
+            match (route.access, route.handler, route.listener) {
+                (Access::Public, Handler::Healthz | Handler::Readyz, _) => {}
+                (
+                    Access::Tenant { roles },
+                    Handler::Call(_) | Handler::Tenant(_),
+                    Listener::Public,
+                ) => {
+                    assert!(!roles.is_empty(), "{} admits nobody", route.path);
+                }
+                (Access::Operator, Handler::Admin(_), Listener::Admin) => {}
+                other => panic!("{}: {other:?}", route.path),
+            }
+            for name in route
+                .path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            {
+                assert!(
+                    route.objects.contains(&name),
+                    "{} does not list {name}",
+                    route.path
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn access_is_printed_for_programs() {
+        let views = views();
+        assert_eq!(views.len(), TABLE.len());
+        let access = |path: &str| {
+            views
+                .iter()
+                .find(|view| view.path == path)
+                .unwrap()
+                .access
+                .clone()
+        };
+        assert_eq!(access("/healthz"), "public");
+        assert_eq!(access("/v1/chat/completions"), "tenant:admin,member,app");
+        assert_eq!(access("/admin/v1/tenants"), "operator");
+    }
+
+    #[test]
+    fn each_line_finds_itself() {
+        for route in TABLE {
+            let path = route
+                .path
+                .replace("{model}", "a%2Fb")
+                .replace("{tenant}", "acme")
+                .replace("{token}", "ci");
+            match find(route.listener, &route.method, &path) {
+                Found::Route(found, _) => {
+                    assert_eq!((found.path, &found.method), (route.path, &route.method))
+                }
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_are_decoded_and_bounded() {
+        let Found::Route(_, params) = find(
+            Listener::Admin,
+            &Method::DELETE,
+            "/admin/v1/tenants/acme/tokens/c%69",
+        ) else {
+            panic!("no route");
+        };
+        assert_eq!(
+            (params.at(0), params.at(1), params.at(2)),
+            ("acme", "ci", "")
+        );
+        let Found::Route(_, params) =
+            find(Listener::Public, &Method::GET, "/v1/models/meta/llama%203")
+        else {
+            panic!("no route");
+        };
+        assert_eq!(params.at(0), "meta/llama 3");
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_found() {
+        for path in [
+            "/",
+            "",
+            "*",
+            "/v1",
+            "/v1/",
+            "/v1/models/",
+            "/v1/chat/completions/",
+            "//v1/chat/completions",
+            "/V1/models",
+            "/v1/%6dodels",
+            "/v1/models/%ff",
+            "/v1/models/%2",
+            "/admin/v1/tenants",
+            "/v1/chat/../models",
+            "/v1/models;x=1",
+        ] {
+            assert!(
+                matches!(find(Listener::Public, &Method::GET, path), Found::Nothing),
+                "{path}"
+            );
+        }
+        for path in [
+            "/v1/models",
+            "/tenant/v1/usage",
+            "/admin/v1/tenants/",
+            "/admin/v1/tenants//tokens",
+            "/admin/v1/tenants/a/b",
+        ] {
+            assert!(
+                matches!(find(Listener::Admin, &Method::GET, path), Found::Nothing),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_what_is_allowed() {
+        for route in TABLE {
+            let path = route
+                .path
+                .replace("{model}", "m")
+                .replace("{tenant}", "acme")
+                .replace("{token}", "ci");
+            let Found::OtherMethod(allow) = find(route.listener, &Method::PUT, &path) else {
+                panic!("{path}")
+            };
+            let mut expected: Vec<_> = TABLE
+                .iter()
+                .filter(|other| (other.listener, other.path) == (route.listener, route.path))
+                .map(|other| other.method.as_str())
+                .collect();
+            expected.sort_by_key(|method| *method != "GET");
+            assert_eq!(allow, expected.join(", "), "{path}");
+        }
+    }
+
+    #[test]
+    fn errors_speak_the_dialect_of_the_path() {
+        for (path, dialect) in [
+            ("/v1/messages", Dialect::Anthropic),
+            ("/v1/messages/count_tokens", Dialect::Anthropic),
+            ("/v1/messagesx", Dialect::OpenAi),
+            ("/v1/models", Dialect::OpenAi),
+            ("/", Dialect::OpenAi),
+        ] {
+            assert_eq!(dialect_of(path), dialect, "{path}");
+        }
+    }
+}

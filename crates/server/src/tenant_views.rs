@@ -1,0 +1,302 @@
+//! What a tenant reads of itself: models, usage, settings, audit log. Everything comes from the `Tenant` of the admission.
+
+use std::sync::Arc;
+
+use base::Role;
+use gateway::door::{self, Visit};
+use gateway::refusal::Refusal;
+use http::{HeaderMap, StatusCode, Uri};
+use kernel::{AuditedRefusal, KernelError};
+use llm::Dialect;
+use rpc::report::Format;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::body::AnswerBody;
+use crate::dispatch::{Answer, App, PathParams, bad_request, finished, shared_dialect};
+use crate::query::Query;
+use crate::report_body;
+use crate::routes::TenantView;
+use crate::usage::{self, Period};
+use crate::{operate, settings_view};
+
+/// Entries of one page of the audit log, and how many without a wish.
+const AUDIT_PAGE: (u64, u64) = (1_000, 100);
+/// Models of one page in Anthropic's shape, and how many without a wish.
+const MODELS_PAGE: (u64, u64) = (1_000, 1_000);
+
+/// Admits the caller to a route with these roles and answers.
+pub(crate) async fn answer(
+    app: &Arc<App>,
+    what: TenantView,
+    roles: &'static [Role],
+    headers: &HeaderMap,
+    uri: &Uri,
+    params: &PathParams<'_>,
+) -> Answer {
+    let dialect = match what {
+        TenantView::Models | TenantView::Model => shared_dialect(headers),
+        TenantView::Usage | TenantView::Config | TenantView::Audit => Dialect::OpenAi,
+    };
+    let visit = match door::enter(&app.gateway, headers, uri, dialect, action(what), roles).await {
+        Ok(visit) => visit,
+        Err(refused) => return refused.map(AnswerBody::Reply),
+    };
+    let answered = match what {
+        TenantView::Models => models(app, &visit, uri, dialect),
+        TenantView::Model => model(app, &visit, params.at(0), dialect).await,
+        TenantView::Usage => read_usage(app, &visit, uri).await,
+        TenantView::Config => config(&visit, uri),
+        TenantView::Audit => audit(&visit, uri).await,
+    };
+    answered.unwrap_or_else(|refusal| {
+        door::respond(&app.gateway, &visit.trail, &refusal, dialect).map(AnswerBody::Reply)
+    })
+}
+
+fn action(what: TenantView) -> &'static str {
+    match what {
+        TenantView::Models | TenantView::Model => "read_models",
+        TenantView::Usage => "read_usage",
+        TenantView::Config => "read_config",
+        TenantView::Audit => "read_audit",
+    }
+}
+
+fn json(visit: &Visit, value: &impl Serialize) -> Result<Answer, Refusal> {
+    let bytes = serde_json::to_vec(value).map_err(|_| Refusal::Internal)?;
+    Ok(finished(
+        visit.trail.request_id(),
+        StatusCode::OK,
+        "application/json",
+        AnswerBody::bytes(bytes),
+    ))
+}
+
+#[derive(Serialize)]
+struct OpenAiModel<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: i64,
+    owned_by: &'static str,
+}
+
+#[derive(Serialize)]
+struct OpenAiModels<'a> {
+    object: &'static str,
+    data: Vec<OpenAiModel<'a>>,
+}
+
+#[derive(Serialize)]
+struct AnthropicModel<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    display_name: &'a str,
+    created_at: String,
+}
+
+#[derive(Serialize)]
+struct AnthropicModels<'a> {
+    data: Vec<AnthropicModel<'a>>,
+    has_more: bool,
+    first_id: Option<&'a str>,
+    last_id: Option<&'a str>,
+}
+
+/// A deployment does not know when a model was made; what it knows is since when it offers it.
+fn openai_model<'a>(app: &App, id: &'a str) -> OpenAiModel<'a> {
+    OpenAiModel {
+        id,
+        object: "model",
+        created: app.since_s,
+        owned_by: "partywall",
+    }
+}
+
+fn anthropic_model<'a>(app: &App, id: &'a str) -> AnthropicModel<'a> {
+    let since = base::Timestamp::from_unix_ms(app.since_s.saturating_mul(1_000));
+    AnthropicModel {
+        kind: "model",
+        id,
+        display_name: id,
+        created_at: since.to_string(),
+    }
+}
+
+fn models(app: &App, visit: &Visit, uri: &Uri, dialect: Dialect) -> Result<Answer, Refusal> {
+    let catalog = app.gateway.catalog();
+    let settings = visit.admission.settings();
+    let mut names: Vec<_> = catalog
+        .visible(|name| settings.sees(name))
+        .map(|model| model.name.as_str())
+        .collect();
+    if dialect == Dialect::OpenAi {
+        let data = names.into_iter().map(|id| openai_model(app, id)).collect();
+        return json(
+            visit,
+            &OpenAiModels {
+                object: "list",
+                data,
+            },
+        );
+    }
+    let query = Query::parse(uri.query(), &["limit", "after_id", "before_id", "beta"])
+        .map_err(bad_request)?;
+    let limit = query
+        .number("limit", 1, MODELS_PAGE.0)
+        .map_err(bad_request)?
+        .unwrap_or(MODELS_PAGE.1);
+    if let Some(after) = query.text("after_id") {
+        let place = names
+            .iter()
+            .position(|name| *name == after)
+            .map_or(names.len(), |place| place + 1);
+        names.drain(..place);
+    }
+    if let Some(before) = query.text("before_id") {
+        names.truncate(
+            names
+                .iter()
+                .position(|name| *name == before)
+                .unwrap_or_default(),
+        );
+    }
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = names.len() > limit;
+    // Backwards, the page is the one that ends before the given model.
+    if query.text("before_id").is_some() && has_more {
+        names.drain(..names.len() - limit);
+    }
+    names.truncate(limit);
+    let (first_id, last_id) = (names.first().copied(), names.last().copied());
+    let data = names
+        .into_iter()
+        .map(|id| anthropic_model(app, id))
+        .collect();
+    json(
+        visit,
+        &AnthropicModels {
+            data,
+            has_more,
+            first_id,
+            last_id,
+        },
+    )
+}
+
+async fn model(app: &App, visit: &Visit, asked: &str, dialect: Dialect) -> Result<Answer, Refusal> {
+    let catalog = app.gateway.catalog();
+    let found = catalog
+        .model(asked)
+        .filter(|model| visit.admission.settings().sees(model.name.as_str()));
+    let Some(model) = found else {
+        let refusal = Refusal::ModelNotFound {
+            model: asked.to_owned(),
+        };
+        let (reason, rule) = (refusal.code(), refusal.code());
+        let entry = AuditedRefusal {
+            action: "read_models",
+            reason,
+            rule,
+        };
+        visit
+            .trail
+            .refuse(&visit.admission, entry)
+            .await
+            .map_err(Refusal::from)?;
+        return Err(refusal);
+    };
+    match dialect {
+        Dialect::OpenAi => json(visit, &openai_model(app, model.name.as_str())),
+        Dialect::Anthropic => json(visit, &anthropic_model(app, model.name.as_str())),
+    }
+}
+
+/// What a report is asked for.
+pub(crate) fn report_wish(query: &Query<'_>) -> Result<(Period, Format, bool), String> {
+    let period = Period {
+        from: query.day("from")?,
+        to: query.day("to")?,
+    };
+    let format = match query.text("format") {
+        None | Some("json") => Format::Json,
+        Some("csv") => Format::Csv,
+        Some(_) => return Err("format is json or csv".to_owned()),
+    };
+    Ok((period, format, query.flag("detail")?))
+}
+
+async fn read_usage(app: &App, visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
+    let query =
+        Query::parse(uri.query(), &["from", "to", "format", "detail"]).map_err(bad_request)?;
+    let (period, format, detail) = report_wish(&query).map_err(bad_request)?;
+    let tenant = visit.admission.tenant().clone();
+    // A store that cannot be read is said now; once the first bytes are out, it can only break the body.
+    tenant.audit_length().await.map_err(Refusal::from)?;
+    let body = report_body::body(
+        app.gateway.kernel().tasks(),
+        format,
+        detail,
+        |feed| async move { usage::feed(&tenant, period, detail, &feed).await },
+    );
+    Ok(finished(
+        visit.trail.request_id(),
+        StatusCode::OK,
+        report_body::media_type(format),
+        body,
+    ))
+}
+
+fn config(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
+    Query::parse(uri.query(), &[]).map_err(bad_request)?;
+    let settings = visit.admission.settings();
+    json(
+        visit,
+        &settings_view::json(visit.admission.tenant(), settings).map_err(|_| Refusal::Internal)?,
+    )
+}
+
+#[derive(Serialize)]
+struct AuditPage {
+    entries: Vec<Box<RawValue>>,
+    /// Where the next page begins; absent at the end of the log.
+    next: Option<u64>,
+    /// Entries of the log.
+    length: u64,
+}
+
+async fn audit(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
+    let query = Query::parse(uri.query(), &["from", "limit"]).map_err(bad_request)?;
+    let from = query
+        .number("from", 0, u64::MAX)
+        .map_err(bad_request)?
+        .unwrap_or_default();
+    let limit = query
+        .number("limit", 1, AUDIT_PAGE.0)
+        .map_err(bad_request)?
+        .unwrap_or(AUDIT_PAGE.1);
+    let tenant = visit.admission.tenant();
+    let length = tenant.audit_length().await.map_err(Refusal::from)?;
+    let mut page = tenant.audit_page(from).await.map_err(Refusal::from)?;
+    page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next = page
+        .last()
+        .map(|row| row.seq.saturating_add(1))
+        .filter(|next| *next < length);
+    let raw = |row: kernel::report::AuditRow| operate::raw(row.entry);
+    let entries = page.into_iter().map(raw).collect::<Result<_, _>>();
+    let entries = entries.map_err(|_| {
+        Refusal::from(KernelError::Quarantined(
+            "an audit entry is not JSON".to_owned(),
+        ))
+    })?;
+    json(
+        visit,
+        &AuditPage {
+            entries,
+            next,
+            length,
+        },
+    )
+}

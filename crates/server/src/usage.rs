@@ -1,0 +1,153 @@
+//! Usage and ledger rows of one tenant, in the form of the protocol: for the operator's reports and for the tenant's own.
+
+use std::collections::HashMap;
+
+use base::{TokenName, UsageSource, UtcDay};
+use kernel::Tenant;
+use kernel::report::{DailyRow, PAGE_MAX};
+use rpc::{Fault, FaultCode, LedgerRow, Row, UsageRow};
+
+use crate::fault::fault;
+use crate::feed::Feed;
+
+/// Days from `from` to `to`, both included; open where `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Period {
+    pub(crate) from: Option<UtcDay>,
+    pub(crate) to: Option<UtcDay>,
+}
+
+/// Feeds a row per day and model, or with `detail` a row per attempt.
+pub(crate) async fn feed(
+    tenant: &Tenant,
+    period: Period,
+    detail: bool,
+    to: &Feed,
+) -> Result<(), Fault> {
+    if detail {
+        attempts(tenant, period, to).await
+    } else {
+        days(tenant, period, to).await
+    }
+}
+
+async fn attempts(tenant: &Tenant, period: Period, to: &Feed) -> Result<(), Fault> {
+    let mut after = None;
+    loop {
+        let page = tenant
+            .ledger_page(period.from, period.to, after)
+            .await
+            .map_err(fault)?;
+        let last = page.len() < PAGE_MAX;
+        after = page.last().map(|row| row.place);
+        for row in page {
+            to.push(Row::Ledger(Box::new(ledger_row(tenant, row)?)))
+                .await?;
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+async fn days(tenant: &Tenant, period: Period, to: &Feed) -> Result<(), Fault> {
+    let rows = tenant
+        .daily_usage(period.from, period.to)
+        .await
+        .map_err(fault)?;
+    let unknown = unknown_attempts(tenant, &rows).await?;
+    for row in rows {
+        let unknown_attempts = unknown
+            .get(&(row.day, row.model.clone()))
+            .copied()
+            .unwrap_or_default();
+        // A sum over nothing known is not zero, it is unknown.
+        let known = row.attempts > unknown_attempts;
+        let usage = UsageRow {
+            date: row.day,
+            tenant: tenant.id().clone(),
+            model: row.model,
+            tokens_in: row.tokens_in,
+            tokens_out: row.tokens_out,
+            cost_usd: known.then_some(row.cost),
+            attempts: row.attempts,
+            unknown_attempts,
+        };
+        to.push(Row::Usage(usage)).await?;
+    }
+    Ok(())
+}
+
+/// Attempts without a cost, by day and model. Charges above costs say on which days there are any, so that the ledger is read
+/// for those days only.
+async fn unknown_attempts(
+    tenant: &Tenant,
+    rows: &[DailyRow],
+) -> Result<HashMap<(UtcDay, String), u64>, Fault> {
+    let mut unknown = HashMap::new();
+    let mut days: Vec<_> = rows
+        .iter()
+        .filter(|row| row.charged != row.cost)
+        .map(|row| row.day)
+        .collect();
+    days.dedup();
+    for day in days {
+        let mut after = None;
+        loop {
+            let page = tenant
+                .ledger_page(Some(day), Some(day), after)
+                .await
+                .map_err(fault)?;
+            after = page.last().map(|row| row.place);
+            for row in page.iter().filter(|row| row.cost.is_none()) {
+                *unknown.entry((day, row.model.clone())).or_default() += 1;
+            }
+            if page.len() < PAGE_MAX {
+                break;
+            }
+        }
+    }
+    Ok(unknown)
+}
+
+fn ledger_row(tenant: &Tenant, row: kernel::report::LedgerRow) -> Result<LedgerRow, Fault> {
+    let token: TokenName = row.token.parse().map_err(|_| {
+        Fault::new(
+            FaultCode::Internal,
+            format!(
+                "row {} of {} names a token that is none",
+                row.place,
+                tenant.id()
+            ),
+        )
+    })?;
+    let usage = row.usage;
+    Ok(LedgerRow {
+        request_id: row.request_id,
+        attempt: row.attempt,
+        tenant: tenant.id().clone(),
+        person: row.person,
+        token,
+        model: row.model,
+        provider: row.provider,
+        provider_model: row.provider_model,
+        tokens_in: usage.map(|usage| usage.tokens_in()),
+        tokens_out: usage.map(|usage| usage.tokens_out()),
+        cache_read_tokens: usage.map(|usage| usage.cache_read),
+        cache_write_tokens: usage
+            .map(|usage| usage.cache_write.saturating_add(usage.cache_write_1h)),
+        cache_write_1h_tokens: usage.map(|usage| usage.cache_write_1h),
+        reasoning_tokens: usage.map(|usage| usage.reasoning),
+        audio_in_tokens: usage.map(|usage| usage.audio_in),
+        audio_out_tokens: usage.map(|usage| usage.audio_out),
+        image_in_tokens: usage.map(|usage| usage.image_in),
+        server_tool_calls: usage.map(|usage| usage.server_tool_calls),
+        cost_usd: row.cost,
+        charged_usd: row.charged,
+        ratecard_version: row.ratecard_version,
+        usage_source: UsageSource::from_name(&row.usage_source).unwrap_or(UsageSource::Unknown),
+        outcome: row.outcome,
+        started_at: row.started,
+        finished_at: row.finished,
+    })
+}
