@@ -1,0 +1,534 @@
+//! The flags: what users type, parsed once into values of the domain. Help texts are part of the product.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use base::{Money, Role, TenantId, TokenName, UtcDay};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rpc::{Change, Limits, LimitsChange, SecretName, Until};
+
+const EXAMPLES: &str = "\
+Examples:
+  partywall demo                                a gateway with simulated answers, in one command
+  partywall init --data ./data                  a data directory; prints the operator key once
+  partywall serve --data ./data                 the gateway
+  partywall tenants create acme --tier pro      a tenant; prints its token once
+  partywall secrets set acme openai < key.txt   the tenant's own provider key, sealed
+  partywall billing report --from 2026-11-01    what to invoice
+
+Commands reach a running gateway through DATA/control.sock; where none runs they open the data directory themselves.
+Exit codes: 0 done, 1 refused (one line on standard error says why), 2 wrong usage.";
+
+/// A multi-tenant AI gateway: every tenant a structurally isolated workspace.
+#[derive(Parser)]
+#[command(name = "partywall", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) ask: Ask,
+}
+
+/// Options of every command.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// Print JSON
+    #[arg(long, global = true, help_heading = "Every command")]
+    pub(crate) json: bool,
+    /// Data directory [default: ./data; demo: ./data-demo]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Every command",
+        value_name = "DIR",
+        env = "PARTYWALL_DATA",
+        hide_env_values = true
+    )]
+    pub(crate) data: Option<PathBuf>,
+    /// Configuration file [default: DATA/partywall.yaml]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Every command",
+        help_heading = "Every command",
+        value_name = "FILE"
+    )]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub(crate) enum Ask {
+    /// Create a data directory: configuration, master key; prints the operator key once
+    Init,
+    /// Run the gateway until SIGTERM or Ctrl-C, then drain open streams
+    Serve(Serve),
+    /// Run a gateway with simulated answers and the tenants acme and globex, and print what to try
+    Demo(Serve),
+    /// Create and manage tenants, their tokens and limits
+    #[command(subcommand)]
+    Tenants(Tenants),
+    /// Seal a tenant's own keys; values come from standard input or a file, never from an argument
+    #[command(subcommand)]
+    Secrets(Secrets),
+    /// Usage and cost
+    #[command(subcommand)]
+    Billing(Billing),
+    /// A tenant's audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Prices of models
+    #[command(subcommand)]
+    Ratecard(Ratecard),
+    /// The configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Every HTTP route with who may call it
+    Routes,
+    /// Check keys, disk, clock and configuration; exit 1 when a check fails
+    Doctor,
+    /// Whether a gateway runs, and where it listens
+    Status,
+    /// Shell completions: partywall completions bash > /etc/bash_completion.d/partywall
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Addresses that stand in for those of the configuration.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Public address [default: that of the configuration, 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Admin address [default: that of the configuration, 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+}
+
+/// `partywall tenants …`
+#[derive(Subcommand)]
+pub(crate) enum Tenants {
+    /// Create a tenant; prints its token once
+    #[command(
+        after_help = "Example: partywall tenants create acme --tier pro --cost-per-month-usd 20"
+    )]
+    Create {
+        /// 1 to 32 characters: lowercase letters, digits, inner hyphens, starting with a letter
+        id: TenantId,
+        /// A tier of the configuration
+        #[arg(long)]
+        tier: Option<String>,
+        #[command(flatten)]
+        limits: OwnLimits,
+    },
+    /// List all tenants
+    List,
+    /// Show one tenant: status, tokens, limits, audit key, database
+    Show {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Refuse every call of a tenant and end its streams, until it is resumed
+    Suspend {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Let a suspended tenant work again
+    Resume {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Stop a tenant for an investigation (not available in this version)
+    Freeze {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Copy a tenant under another id (not available in this version)
+    Clone {
+        /// The tenant
+        id: TenantId,
+        /// The new tenant's id
+        #[arg(long = "as", value_name = "ID")]
+        to: TenantId,
+    },
+    /// Destroy a tenant's keys and data, for good
+    #[command(after_help = "Example: partywall tenants delete acme --confirm acme")]
+    Delete {
+        /// The tenant
+        id: TenantId,
+        /// The tenant's id again
+        #[arg(long, value_name = "ID")]
+        confirm: TenantId,
+    },
+    /// Issue, rotate, list and revoke tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Show and change limits
+    #[command(subcommand)]
+    Quota(Quota),
+    /// Back a tenant up (not available in this version)
+    Backup {
+        /// The tenant
+        id: TenantId,
+        /// file://, s3://, gs:// or az://
+        #[arg(long, value_name = "URL")]
+        to: String,
+    },
+    /// Restore a tenant from a backup (not available in this version)
+    Restore {
+        /// file://, s3://, gs:// or az://
+        #[arg(long, value_name = "URL")]
+        from: String,
+        /// Restore under another id
+        #[arg(long = "as", value_name = "ID")]
+        to: Option<TenantId>,
+        /// Replace a living tenant
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `partywall tenants token …`
+#[derive(Subcommand)]
+pub(crate) enum Token {
+    /// Replace a token's secret; the old one ends at once, or after --grace
+    #[command(
+        after_help = "Examples:\n  partywall tenants token rotate acme\n  partywall tenants token rotate acme --all --grace 10m"
+    )]
+    Rotate {
+        /// The tenant
+        id: TenantId,
+        /// Which token [default: the one made with the tenant]
+        #[arg(long, conflicts_with = "all")]
+        name: Option<TokenName>,
+        /// How long the old secret still works: 2s, 10m, 30d, or RFC 3339
+        #[arg(long, value_name = "DURATION")]
+        grace: Option<Until>,
+        /// Rotate every token
+        #[arg(long)]
+        all: bool,
+    },
+    /// Issue one more token; prints it once
+    #[command(
+        after_help = "Example: partywall tenants token issue acme --name ci --role app --expires 30d"
+    )]
+    Issue {
+        /// The tenant
+        id: TenantId,
+        /// Its name: unique among the tenant's living tokens
+        #[arg(long)]
+        name: TokenName,
+        /// admin, member, app, readonly or auditor
+        #[arg(long, value_parser = ROLE)]
+        role: Role,
+        /// When it ends by itself: 2s, 10m, 30d, or RFC 3339 [default: never]
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<Until>,
+    },
+    /// List a tenant's tokens, without their secrets
+    List {
+        /// The tenant
+        id: TenantId,
+    },
+    /// End a token at once, its open streams included
+    Revoke {
+        /// The tenant
+        id: TenantId,
+        /// Which token
+        name: TokenName,
+    },
+}
+
+/// `partywall tenants quota …`
+#[derive(Subcommand)]
+pub(crate) enum Quota {
+    /// Show each limit, who set it and what is used of it
+    Show {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Change limits; "none" goes back to the tier's
+    #[command(
+        override_usage = "partywall tenants quota set [OPTIONS] <ID> --<LIMIT> <N|none>...",
+        after_help = "Example: partywall tenants quota set acme --tokens-per-day 100000 --cost-per-day-usd none"
+    )]
+    Set {
+        /// The tenant
+        id: TenantId,
+        #[command(flatten)]
+        change: QuotaChange,
+    },
+}
+
+/// `partywall secrets …`
+#[derive(Subcommand)]
+pub(crate) enum Secrets {
+    /// Seal a value, replacing one of that name; a provider's name makes it the tenant's own key there
+    #[command(
+        after_help = "Examples:\n  partywall secrets set acme openai < key.txt\n  partywall secrets set acme openai --from-file key.txt"
+    )]
+    Set {
+        /// The tenant
+        tenant: TenantId,
+        /// Its name: openai, slack.signing_secret, ...
+        name: SecretName,
+        /// Read the value from a file in place of standard input
+        #[arg(long, value_name = "FILE")]
+        from_file: Option<PathBuf>,
+    },
+    /// List names, never values
+    List {
+        /// The tenant
+        tenant: TenantId,
+    },
+    /// Seal every value again under a fresh key
+    Rotate {
+        /// The tenant
+        tenant: TenantId,
+    },
+    /// Remove a value
+    Delete {
+        /// The tenant
+        tenant: TenantId,
+        /// Which value
+        name: SecretName,
+    },
+}
+
+/// `partywall billing …`
+#[derive(Subcommand)]
+pub(crate) enum Billing {
+    /// One line per day, tenant and model: date,tenant,model,tokens_in,tokens_out,cost_usd
+    #[command(
+        after_help = "Example: partywall billing report --from 2026-11-01 --to 2026-11-30 > november.csv"
+    )]
+    Report {
+        /// One tenant [default: all]
+        #[arg(long, value_name = "ID")]
+        tenant: Option<TenantId>,
+        /// First day, YYYY-MM-DD in UTC [default: the beginning]
+        #[arg(long, value_name = "DATE", value_parser = day)]
+        from: Option<UtcDay>,
+        /// Last day, included [default: today]
+        #[arg(long, value_name = "DATE", value_parser = day)]
+        to: Option<UtcDay>,
+        /// [default: csv; json with --json]
+        #[arg(long)]
+        format: Option<Format>,
+        /// One line per upstream attempt with every token bucket and the rate-card version
+        #[arg(long)]
+        detail: bool,
+    },
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Comma-separated, safe to open in a spreadsheet
+    Csv,
+    /// An array of objects
+    Json,
+}
+
+/// `partywall audit …`
+#[derive(Subcommand)]
+pub(crate) enum Audit {
+    /// Print the latest entries, oldest first, one canonical JSON object per line (--json: one array)
+    Tail {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+        /// How many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        /// Go on with each new entry until interrupted
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Verify a log (not available in this version)
+    Verify {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+    },
+    /// Export a log for an auditor (not available in this version)
+    Export {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+        /// A new directory
+        #[arg(long, value_name = "PATH")]
+        to: PathBuf,
+    },
+}
+
+/// `partywall ratecard …`
+#[derive(Subcommand)]
+pub(crate) enum Ratecard {
+    /// Show the prices in force
+    Show,
+    /// Put a price file in force for new calls; a bad one changes nothing
+    Import {
+        /// The usual per-token price file (JSON); - reads standard input
+        file: PathBuf,
+    },
+    /// Check that every configured model has a price; exit 1 when one has none
+    Check {
+        /// Check this file as if it were imported
+        file: Option<PathBuf>,
+    },
+}
+
+/// `partywall config …`
+#[derive(Subcommand)]
+pub(crate) enum Config {
+    /// Check the configuration on disk; exit 1 naming the key and line
+    Check {
+        /// And this tenant's overlay
+        #[arg(long, value_name = "ID")]
+        tenant: Option<TenantId>,
+    },
+    /// Print the JSON Schema of partywall.yaml
+    Schema,
+    /// Print the configuration as it works: defaults filled in, secrets as references
+    Show {
+        /// As this tenant's overlay makes it
+        #[arg(long, value_name = "ID")]
+        tenant: Option<TenantId>,
+    },
+}
+
+/// Limits of a tenant's own.
+#[derive(Args)]
+pub(crate) struct OwnLimits {
+    /// Calls in any second
+    #[arg(long, value_name = "N")]
+    requests_per_second: Option<u64>,
+    /// Calls in any minute
+    #[arg(long, value_name = "N")]
+    requests_per_minute: Option<u64>,
+    /// Calls per UTC day
+    #[arg(long, value_name = "N")]
+    requests_per_day: Option<u64>,
+    /// Tokens, input and output, in any minute
+    #[arg(long, value_name = "N")]
+    tokens_per_minute: Option<u64>,
+    /// Tokens, input and output, per UTC day
+    #[arg(long, value_name = "N")]
+    tokens_per_day: Option<u64>,
+    /// USD per UTC day
+    #[arg(long, value_name = "X", value_parser = usd)]
+    cost_per_day_usd: Option<Money>,
+    /// USD per UTC month
+    #[arg(long, value_name = "X", value_parser = usd)]
+    cost_per_month_usd: Option<Money>,
+    /// Calls at the same time
+    #[arg(long, value_name = "N")]
+    concurrent_requests: Option<u64>,
+}
+
+/// Changes of limits; at least one.
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct QuotaChange {
+    /// Move to another tier
+    #[arg(long)]
+    tier: Option<String>,
+    /// Calls in any second
+    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
+    requests_per_second: Option<Change<u64>>,
+    /// Calls in any minute
+    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
+    requests_per_minute: Option<Change<u64>>,
+    /// Calls per UTC day
+    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
+    requests_per_day: Option<Change<u64>>,
+    /// Tokens, input and output, in any minute
+    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
+    tokens_per_minute: Option<Change<u64>>,
+    /// Tokens, input and output, per UTC day
+    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
+    tokens_per_day: Option<Change<u64>>,
+    /// USD per UTC day
+    #[arg(long, value_name = "X|none", value_parser = usd_or_none)]
+    cost_per_day_usd: Option<Change<Money>>,
+    /// USD per UTC month
+    #[arg(long, value_name = "X|none", value_parser = usd_or_none)]
+    cost_per_month_usd: Option<Change<Money>>,
+    /// Calls at the same time
+    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
+    concurrent_requests: Option<Change<u64>>,
+}
+
+impl From<OwnLimits> for Limits {
+    fn from(typed: OwnLimits) -> Self {
+        Self {
+            requests_per_second: typed.requests_per_second,
+            requests_per_minute: typed.requests_per_minute,
+            requests_per_day: typed.requests_per_day,
+            tokens_per_minute: typed.tokens_per_minute,
+            tokens_per_day: typed.tokens_per_day,
+            cost_per_day_usd: typed.cost_per_day_usd,
+            cost_per_month_usd: typed.cost_per_month_usd,
+            concurrent_requests: typed.concurrent_requests,
+        }
+    }
+}
+
+impl From<QuotaChange> for LimitsChange {
+    fn from(typed: QuotaChange) -> Self {
+        Self {
+            tier: typed.tier,
+            requests_per_second: typed.requests_per_second.unwrap_or_default(),
+            requests_per_minute: typed.requests_per_minute.unwrap_or_default(),
+            requests_per_day: typed.requests_per_day.unwrap_or_default(),
+            tokens_per_minute: typed.tokens_per_minute.unwrap_or_default(),
+            tokens_per_day: typed.tokens_per_day.unwrap_or_default(),
+            cost_per_day_usd: typed.cost_per_day_usd.unwrap_or_default(),
+            cost_per_month_usd: typed.cost_per_month_usd.unwrap_or_default(),
+            concurrent_requests: typed.concurrent_requests.unwrap_or_default(),
+        }
+    }
+}
+
+const ROLE: fn(&str) -> Result<Role, base::NameError> = |text| text.parse();
+
+fn day(text: &str) -> Result<UtcDay, &'static str> {
+    UtcDay::parse(text).ok_or("not a date: YYYY-MM-DD, in UTC")
+}
+
+fn usd(text: &str) -> Result<Money, &'static str> {
+    match Money::parse_usd(text) {
+        Ok(amount) if amount >= Money::ZERO => Ok(amount),
+        Ok(_) => Err("an amount below zero"),
+        Err(_) => Err("not an amount in USD, as 20 or 0.5"),
+    }
+}
+
+fn usd_or_none(text: &str) -> Result<Change<Money>, &'static str> {
+    if text == "none" {
+        Ok(Change::Clear)
+    } else {
+        usd(text).map(Change::Set)
+    }
+}
+
+fn count_or_none(text: &str) -> Result<Change<u64>, &'static str> {
+    if text == "none" {
+        Ok(Change::Clear)
+    } else {
+        text.parse()
+            .map(Change::Set)
+            .map_err(|_| "neither a whole number nor none")
+    }
+}
+
+#[cfg(test)]
+mod tests;

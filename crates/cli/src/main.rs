@@ -1,0 +1,33 @@
+//! The one binary: reads flags, asks the gateway or opens the data directory, prints.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod backend;
+mod client;
+mod demo;
+mod files;
+mod flags;
+mod pages;
+mod print;
+mod run;
+mod show;
+mod table;
+mod view;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Whatever this process creates is for its own user only.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let cli = flags::Cli::parse();
+    match run::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            print::error(&fault.message);
+            ExitCode::from(fault.exit())
+        }
+    }
+}
