@@ -1,0 +1,152 @@
+//! The project's own build tool, run as `cargo xtask …`.
+//!
+//! **Invariant:** it links no C library, so it starts on a machine that has only Rust and can then say, or install,
+//! what the rest of the build needs.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a build tool reads files, reads the environment and starts programs; no tenant data comes near it"
+)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing to the terminal is what this program is for"
+)]
+
+mod check;
+mod layers;
+mod provision;
+mod shell;
+mod test;
+mod tidy;
+mod totals;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use shell::Seconds;
+
+const HELP: &str = "\
+Partywall's build tool.
+
+Usage: cargo xtask COMMAND
+
+Commands:
+  test [--quick]  install what the tests need, build, run every suite and print the totals
+                  --quick  only the Rust tests: nothing is installed, no Python, no JavaScript
+  check           everything that must hold before a commit: formatting, clippy, house rules,
+                  cargo-deny, then `test`
+  tidy            only the house rules (also run by `cargo test`, as the tests of this tool)
+  bench [ARGS]    the benchmark, in release mode; `cargo xtask bench --help` lists what it takes
+  help            this text
+
+With CI=true in the environment a missing tool is an error; otherwise it is a skip with its reason.
+Guide: CONTRIBUTING.md
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<ExitCode> {
+    let Some((command, rest)) = args.split_first() else {
+        print!("{HELP}");
+        return Ok(ExitCode::from(2));
+    };
+    match (*command, rest) {
+        ("help" | "--help" | "-h", _) => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        ("test" | "check" | "tidy", ["--help" | "-h"]) => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        ("test", []) => test::run(&House::find()?, test::Scope::Full),
+        ("test", ["--quick"]) => test::run(&House::find()?, test::Scope::Quick),
+        ("check", []) => check::run(&House::find()?),
+        ("tidy", []) => tidy::run(&House::find()?),
+        ("bench", rest) => bench(&House::find()?, rest),
+        _ => {
+            eprintln!("xtask: unknown command `{}`\n", args.join(" "));
+            eprint!("{HELP}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// Where the project stands and how this run must behave.
+pub(crate) struct House {
+    root: PathBuf,
+    target: PathBuf,
+    ci: bool,
+}
+
+impl House {
+    /// Asks cargo, so that `CARGO_TARGET_DIR` and the config files are honoured.
+    fn find() -> Result<House> {
+        let metadata = cargo_metadata::MetadataCommand::new()
+            .no_deps()
+            .exec()
+            .context("`cargo metadata` failed; run this inside the project")?;
+        Ok(House {
+            root: metadata.workspace_root.into(),
+            target: metadata.target_directory.into(),
+            ci: std::env::var("CI").is_ok_and(|value| value == "true"),
+        })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Whether what is missing is an error.
+    pub(crate) fn ci(&self) -> bool {
+        self.ci
+    }
+
+    /// A command that runs at the root of the project.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.root);
+        shell::forget_cargo(&mut command);
+        command
+    }
+
+    /// The cargo that started this tool.
+    pub(crate) fn cargo(&self) -> Command {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        self.command(cargo)
+    }
+}
+
+fn bench(house: &House, args: &[&str]) -> Result<ExitCode> {
+    let started = Seconds::start();
+    let ok = house
+        .cargo()
+        .args(["run", "--release", "--package", "bench", "--"])
+        .args(args)
+        .status()
+        .context("cannot start cargo")?
+        .success();
+    eprintln!("xtask: bench took {started}");
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
