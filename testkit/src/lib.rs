@@ -20,12 +20,17 @@ impl FakeClock {
     /// A clock at an RFC 3339 moment.
     #[must_use]
     pub fn at(text: &str) -> Arc<Self> {
-        Arc::new(Self(AtomicI64::new(Timestamp::parse(text).unwrap_or_default().unix_ms())))
+        Arc::new(Self(AtomicI64::new(
+            Timestamp::parse(text).unwrap_or_default().unix_ms(),
+        )))
     }
 
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.0.fetch_add(
+            i64::try_from(by.as_millis()).unwrap_or(i64::MAX),
+            Ordering::SeqCst,
+        );
     }
 }
 
@@ -55,10 +60,16 @@ impl TempKernel {
         let dir = tempfile::tempdir().map_err(|error| KernelError::Root(error.to_string()))?;
         let path = dir.path().join("data");
         DataRoot::create(&path)?;
-        DataRoot::open(&path)?.write_private_new(kernel::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())?;
+        DataRoot::open(&path)?
+            .write_private_new(kernel::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())?;
         let clock = FakeClock::at("2026-11-22T12:00:00Z");
         let (kernel, operator) = open_at(&path, &clock).await?;
-        Ok(Self { kernel, operator, clock, dir })
+        Ok(Self {
+            kernel,
+            operator,
+            clock,
+            dir,
+        })
     }
 
     /// Where the data lies.
@@ -72,10 +83,37 @@ impl TempKernel {
     /// # Errors
     /// When the directory does not open again.
     pub async fn crash_and_reopen(self) -> Result<Self, KernelError> {
-        let Self { kernel, operator, clock, dir } = self;
+        let Self {
+            kernel,
+            operator,
+            clock,
+            dir,
+        } = self;
         drop((kernel, operator));
         let (kernel, operator) = open_at(&dir.path().join("data"), &clock).await?;
-        Ok(Self { kernel, operator, clock, dir })
+        Ok(Self {
+            kernel,
+            operator,
+            clock,
+            dir,
+        })
+    }
+
+    /// Opens a copy of the directory as it lies on disk at this moment: what a kill of the process would leave.
+    ///
+    /// # Errors
+    /// When the copy cannot be made or does not open.
+    pub async fn killed(self) -> Result<Self, KernelError> {
+        let copy = tempfile::tempdir().map_err(|error| KernelError::Root(error.to_string()))?;
+        copy_tree(&self.path(), &copy.path().join("data"))
+            .map_err(|error| KernelError::Root(error.to_string()))?;
+        let (kernel, operator) = open_at(&copy.path().join("data"), &self.clock).await?;
+        Ok(Self {
+            kernel,
+            operator,
+            clock: Arc::clone(&self.clock),
+            dir: copy,
+        })
     }
 
     /// A tenant of tier `basic` and its first token.
@@ -90,9 +128,19 @@ impl TempKernel {
     ///
     /// # Errors
     /// As [`Kernel::create_tenant`].
-    pub async fn tenant_with(&self, id: &str, overrides: Limits) -> Result<(Tenant, IssuedToken), KernelError> {
-        let id: TenantId = id.parse().map_err(|_| KernelError::Refused("not an id".to_owned()))?;
-        let new = NewTenant { id, tier: "basic".to_owned(), overrides };
+    pub async fn tenant_with(
+        &self,
+        id: &str,
+        overrides: Limits,
+    ) -> Result<(Tenant, IssuedToken), KernelError> {
+        let id: TenantId = id
+            .parse()
+            .map_err(|_| KernelError::Refused("not an id".to_owned()))?;
+        let new = NewTenant {
+            id,
+            tier: "basic".to_owned(),
+            overrides,
+        };
         self.kernel.create_tenant(&self.operator, new).await
     }
 }
@@ -101,11 +149,44 @@ impl TempKernel {
 ///
 /// # Errors
 /// As [`Kernel::open`].
-pub async fn open_at(path: &Path, clock: &Arc<FakeClock>) -> Result<(Kernel, Operator), KernelError> {
+pub async fn open_at(
+    path: &Path,
+    clock: &Arc<FakeClock>,
+) -> Result<(Kernel, Operator), KernelError> {
     let root = DataRoot::open(path)?;
     let master = root.master_key()?;
-    let tiers = Tiers { tiers: [("basic".to_owned(), Tier::default())].into(), ..Tiers::default() };
+    let tiers = Tiers {
+        tiers: [("basic".to_owned(), Tier::default())].into(),
+        ..Tiers::default()
+    };
     let models = ["sim-fast".to_owned(), "sim-large".to_owned()].into();
     let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
-    Kernel::open(KernelOptions { root, master, clock, tiers, models, writers: 2, open_databases: 64 }).await
+    Kernel::open(KernelOptions {
+        root,
+        master,
+        clock,
+        tiers,
+        models,
+        writers: 2,
+        open_databases: 64,
+    })
+    .await
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "test support copies a directory of its own"
+)]
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    std::fs::set_permissions(to, from.metadata()?.permissions())
 }

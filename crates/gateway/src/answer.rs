@@ -16,7 +16,11 @@ use crate::send::{Sent, Stop};
 use crate::upstream::ContentType;
 
 /// Turns a provider's answer into the client's.
-pub(crate) async fn answer(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
+pub(crate) async fn answer(
+    gw: &Arc<Gateway>,
+    trail: &Trail,
+    sent: Sent,
+) -> Result<Response<ReplyBody>, Stop> {
     if sent.hold.permit().call.request.stream() {
         stream(gw, trail, sent).await
     } else {
@@ -25,9 +29,19 @@ pub(crate) async fn answer(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Resu
 }
 
 async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
-    let Sent { hold, attempt, meter, choice, response } = sent;
+    let Sent {
+        hold,
+        attempt,
+        meter,
+        choice,
+        response,
+    } = sent;
     if response.content_type != ContentType::EventStream {
-        return Err(settled(attempt.settle(&Settlement::unknown()), Refusal::UpstreamMalformed).await);
+        return Err(settled(
+            attempt.settle(&Settlement::unknown()),
+            Refusal::UpstreamMalformed,
+        )
+        .await);
     }
     let (permit, _card, turn) = hold.into_parts();
     let request = &permit.call.request;
@@ -38,7 +52,8 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
     let reply = ReplyStream::new(StreamPlan {
         provider,
         client,
-        model_shown: restamp.then(|| shown_model(request.model(), choice.model.as_str()).to_owned()),
+        model_shown: restamp
+            .then(|| shown_model(request.model(), choice.model.as_str()).to_owned()),
         include_usage: request.include_usage(),
         created_s: trail.opened().unix_seconds(),
     });
@@ -56,13 +71,26 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
     });
     let mut answer = Response::new(ReplyBody::Stream(Box::new(body)));
     let headers = answer.headers_mut();
-    ours(headers, trail, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    ours(
+        headers,
+        trail,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
     Ok(answer)
 }
 
 async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
-    let Sent { hold, attempt, meter, choice, mut response } = sent;
+    let Sent {
+        hold,
+        attempt,
+        meter,
+        choice,
+        mut response,
+    } = sent;
     let request = &hold.permit().call.request;
     let body = match response.body.whole().await {
         Ok(body) => body,
@@ -76,7 +104,13 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
     let shown = shown_model(request.model(), choice.model.as_str());
     let client = request.operation().dialect();
     let delivered = if client != provider {
-        llm::translate::reply(provider, client, shown, trail.opened().unix_seconds(), &body)
+        llm::translate::reply(
+            provider,
+            client,
+            shown,
+            trail.opened().unix_seconds(),
+            &body,
+        )
     } else if request.model() == &*choice.provider_model {
         Ok(body.clone())
     } else {
@@ -88,17 +122,28 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
         Ok(delivered) => delivered,
         // The provider worked and said what it used: that is charged, though the answer cannot be shown.
         Err(error) => {
-            let settlement = Settlement { outcome: Outcome::Broken, answer_received: received, ..said };
+            let settlement = Settlement {
+                outcome: Outcome::Broken,
+                answer_received: received,
+                ..said
+            };
             return Err(settled(attempt.settle(&settlement), error.into()).await);
         }
     };
-    let settlement = Settlement { answer_received: received, answer_delivered: Some(sha256(&delivered)), ..said };
+    let settlement = Settlement {
+        answer_received: received,
+        answer_delivered: Some(sha256(&delivered)),
+        ..said
+    };
     durable(attempt.settle(&settlement)).await?;
     Ok(json(trail, delivered))
 }
 
 fn broken() -> Settlement {
-    Settlement { outcome: Outcome::Broken, ..Settlement::unknown() }
+    Settlement {
+        outcome: Outcome::Broken,
+        ..Settlement::unknown()
+    }
 }
 
 /// The name that the client reads: the one it asked for, or the public name where it asked for its tenant's choice.
@@ -109,7 +154,11 @@ fn shown_model<'a>(asked: &'a str, public: &'a str) -> &'a str {
 fn json(trail: &Trail, body: Bytes) -> Response<ReplyBody> {
     let mut answer = Response::new(ReplyBody::full(body));
     *answer.status_mut() = StatusCode::OK;
-    ours(answer.headers_mut(), trail, HeaderValue::from_static("application/json"));
+    ours(
+        answer.headers_mut(),
+        trail,
+        HeaderValue::from_static("application/json"),
+    );
     answer
 }
 
@@ -121,7 +170,9 @@ fn ours(headers: &mut HeaderMap, trail: &Trail, content_type: HeaderValue) {
     }
 }
 
-async fn durable(settling: Result<kernel::ledger::Settling, kernel::KernelError>) -> Result<(), Stop> {
+async fn durable(
+    settling: Result<kernel::ledger::Settling, kernel::KernelError>,
+) -> Result<(), Stop> {
     let settled = match settling {
         Ok(settling) => settling.durable().await,
         Err(error) => Err(error),
@@ -130,7 +181,10 @@ async fn durable(settling: Result<kernel::ledger::Settling, kernel::KernelError>
 }
 
 /// The stop that follows a settlement: the refusal itself, or the journal's failure.
-async fn settled(settling: Result<kernel::ledger::Settling, kernel::KernelError>, refusal: Refusal) -> Stop {
+async fn settled(
+    settling: Result<kernel::ledger::Settling, kernel::KernelError>,
+    refusal: Refusal,
+) -> Stop {
     match durable(settling).await {
         Ok(()) => Stop::Failed(refusal),
         Err(stop) => stop,

@@ -35,7 +35,10 @@ pub async fn enter(
     action: &'static str,
     roles: &'static [Role],
 ) -> Result<Visit, Response<ReplyBody>> {
-    let trail = gw.kernel().open_trail().map_err(|fault| untraced(gw, &fault.into(), dialect))?;
+    let trail = gw
+        .kernel()
+        .open_trail()
+        .map_err(|fault| untraced(gw, &fault.into(), dialect))?;
     match admitted(gw, &trail, headers, uri, action, roles).await {
         Ok(admission) => Ok(Visit { trail, admission }),
         Err(refusal) => Err(respond(gw, &trail, &refusal, dialect)),
@@ -55,20 +58,30 @@ async fn admitted(
     if roles.contains(&admission.role()) {
         return Ok(admission);
     }
-    let refusal = Refusal::Forbidden { role: admission.role().as_str() };
+    let refusal = Refusal::Forbidden {
+        role: admission.role().as_str(),
+    };
     denied(trail, &admission, action, &refusal).await?;
     Err(refusal)
 }
 
 /// Verifies a credential: the only door to a tenant's state.
-pub(crate) async fn admit(gw: &Gateway, trail: &Trail, presented: &Presented<'_>) -> Result<Admission, Refusal> {
+pub(crate) async fn admit(
+    gw: &Gateway,
+    trail: &Trail,
+    presented: &Presented<'_>,
+) -> Result<Admission, Refusal> {
     let caller = Caller::from_token(presented.expose_str());
-    let admission = gw.kernel().admit(caller).await.map_err(|refused| match refused {
-        Refused::Unknown => Refusal::BadCredential,
-        Refused::Suspended => Refusal::Suspended,
-        Refused::Quarantined(_) => Refusal::Quarantined,
-        Refused::Unavailable => Refusal::JournalDown,
-    })?;
+    let admission = gw
+        .kernel()
+        .admit(caller)
+        .await
+        .map_err(|refused| match refused {
+            Refused::Unknown => Refusal::BadCredential,
+            Refused::Suspended => Refusal::Suspended,
+            Refused::Quarantined(_) => Refusal::Quarantined,
+            Refused::Unavailable => Refusal::JournalDown,
+        })?;
     trail.bind(&admission);
     Ok(admission)
 }
@@ -81,19 +94,39 @@ pub(crate) async fn denied(
     refusal: &Refusal,
 ) -> Result<(), Refusal> {
     let code = refusal.code();
-    trail.refuse(admission, AuditedRefusal { action, reason: code, rule: code }).await.map_err(Refusal::from)
+    trail
+        .refuse(
+            admission,
+            AuditedRefusal {
+                action,
+                reason: code,
+                rule: code,
+            },
+        )
+        .await
+        .map_err(Refusal::from)
 }
 
 /// The answer that a refusal becomes, with its line in the log.
 #[must_use]
-pub fn respond(gw: &Gateway, trail: &Trail, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
+pub fn respond(
+    gw: &Gateway,
+    trail: &Trail,
+    refusal: &Refusal,
+    dialect: Dialect,
+) -> Response<ReplyBody> {
     let id = trail.request_id();
     let fields = [
         ("request_id", Field::Text(id.as_str())),
         ("code", Field::Text(refusal.code())),
-        ("status", Field::Number(u64::from(refusal.status().as_u16()))),
+        (
+            "status",
+            Field::Number(u64::from(refusal.status().as_u16())),
+        ),
     ];
-    gw.kernel().log().event(gw.kernel().now(), trail.tenant(), "refused", &fields);
+    gw.kernel()
+        .log()
+        .event(gw.kernel().now(), trail.tenant(), "refused", &fields);
     refusal.response(dialect, id).map(ReplyBody::full)
 }
 

@@ -19,7 +19,11 @@ use crate::upstream::UpstreamBody;
 const TERMINATOR_WAIT: Duration = Duration::from_millis(100);
 
 /// Runs an exchange: in the caller's own task, or, where it must outlive the client, in one of its own.
-pub(crate) async fn attended<F>(gw: &Gateway, outlives: bool, exchange: F) -> Result<Response<ReplyBody>, Stop>
+pub(crate) async fn attended<F>(
+    gw: &Gateway,
+    outlives: bool,
+    exchange: F,
+) -> Result<Response<ReplyBody>, Stop>
 where
     F: Future<Output = Result<Response<ReplyBody>, Stop>> + Send + 'static,
 {
@@ -39,7 +43,9 @@ pub(crate) fn to_end(gw: &Arc<Gateway>, mut upstream: UpstreamBody) {
     if upstream.at_end() {
         return;
     }
-    let Some(place) = gw.drain_place() else { return };
+    let Some(place) = gw.drain_place() else {
+        return;
+    };
     gw.kernel().tasks().spawn(async move {
         let rest = async { while let Ok(Some(_ignored)) = upstream.chunk().await {} };
         // Past the wait the connection is closed by dropping it.
@@ -77,13 +83,25 @@ async fn read_on(mut open: Open) -> Open {
 }
 
 fn settle(open: Open) {
-    let Open { reply, attempt, meter, received, .. } = open;
+    let Open {
+        reply,
+        attempt,
+        meter,
+        received,
+        ..
+    } = open;
     let settlement = if reply.ended() {
-        Settlement { outcome: Outcome::Abandoned, ..meter.finished(reply.usage()) }
+        Settlement {
+            outcome: Outcome::Abandoned,
+            ..meter.finished(reply.usage())
+        }
     } else {
         meter.cut_short(Outcome::Abandoned, reply.usage(), reply.produced_bytes())
     };
-    let settlement = Settlement { answer_received: Some(received.finish()), ..settlement };
+    let settlement = Settlement {
+        answer_received: Some(received.finish()),
+        ..settlement
+    };
     // Nobody waits for it: it becomes durable with its group, and a journal that is down keeps the `sent` record.
     let _durable_with_its_group = attempt.settle(&settlement);
 }

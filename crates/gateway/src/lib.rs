@@ -78,7 +78,11 @@ struct Offer {
 impl Offer {
     fn new(catalog: Catalog, keyring: Keyring) -> Self {
         let budgets = Arc::new(RetryBudgets::new(&catalog));
-        Self { catalog: Arc::new(catalog), keyring, budgets }
+        Self {
+            catalog: Arc::new(catalog),
+            keyring,
+            budgets,
+        }
     }
 }
 
@@ -86,7 +90,13 @@ impl Gateway {
     /// A gateway over an open kernel.
     #[must_use]
     pub fn new(kernel: Kernel, parts: Parts) -> Arc<Self> {
-        let Parts { catalog, keyring, prices, upstream, body_limit } = parts;
+        let Parts {
+            catalog,
+            keyring,
+            prices,
+            upstream,
+            body_limit,
+        } = parts;
         Arc::new(Self {
             kernel,
             offer: ArcSwap::from_pointee(Offer::new(catalog, keyring)),

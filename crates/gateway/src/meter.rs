@@ -28,29 +28,53 @@ impl Meter {
 
     /// The settlement of an answer that ended early: what the provider said so far where it said anything of the output, an
     /// estimate from the bytes produced where it did not.
-    pub(crate) fn cut_short(&self, outcome: Outcome, said: Option<Usage>, produced_bytes: u64) -> Settlement {
+    pub(crate) fn cut_short(
+        &self,
+        outcome: Outcome,
+        said: Option<Usage>,
+        produced_bytes: u64,
+    ) -> Settlement {
         let produced = produced_bytes.div_ceil(BYTES_PER_TOKEN);
         let input_only = |usage: &Usage| usage.tokens_out() < produced;
         match said {
-            Some(usage) if !input_only(&usage) => self.of(outcome, Some(usage), UsageSource::Provider),
+            Some(usage) if !input_only(&usage) => {
+                self.of(outcome, Some(usage), UsageSource::Provider)
+            }
             Some(usage) => {
-                let estimated = Usage { output: produced.saturating_sub(usage.reasoning + usage.audio_out), ..usage };
+                let estimated = Usage {
+                    output: produced.saturating_sub(usage.reasoning + usage.audio_out),
+                    ..usage
+                };
                 self.of(outcome, Some(estimated), UsageSource::Estimate)
             }
             None => {
                 let input = self.input_bound.div_ceil(BYTES_PER_TOKEN);
-                let estimated = Usage { input, output: produced, ..Usage::default() };
+                let estimated = Usage {
+                    input,
+                    output: produced,
+                    ..Usage::default()
+                };
                 self.of(outcome, Some(estimated), UsageSource::Estimate)
             }
         }
     }
 
     fn of(&self, outcome: Outcome, usage: Option<Usage>, source: UsageSource) -> Settlement {
-        let unknown = Settlement { outcome, ..Settlement::unknown() };
+        let unknown = Settlement {
+            outcome,
+            ..Settlement::unknown()
+        };
         let Some(usage) = usage else { return unknown };
-        let prices = self.card.lookup(&self.provider, &self.provider_model, &self.public);
+        let prices = self
+            .card
+            .lookup(&self.provider, &self.provider_model, &self.public);
         // A bucket without a price leaves the cost unknown: the hold is charged, nothing is approximated.
         let cost = prices.and_then(|prices| prices.cost(&usage, self.markup).ok());
-        Settlement { usage: Some(usage), usage_source: source, cost, ..unknown }
+        Settlement {
+            usage: Some(usage),
+            usage_source: source,
+            cost,
+            ..unknown
+        }
     }
 }

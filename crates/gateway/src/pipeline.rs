@@ -42,7 +42,11 @@ where
     answer.unwrap_or_else(|refusal| door::respond(gw, &trail, &refusal, dialect))
 }
 
-async fn enter<B>(gw: &Arc<Gateway>, trail: &Arc<Trail>, inbound: Inbound<B>) -> Result<Response<ReplyBody>, Refusal>
+async fn enter<B>(
+    gw: &Arc<Gateway>,
+    trail: &Arc<Trail>,
+    inbound: Inbound<B>,
+) -> Result<Response<ReplyBody>, Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -70,7 +74,13 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     // stage: decode
-    let call = decode::call(inbound.operation, &inbound.headers, inbound.body, gw.body_limit()).await?;
+    let call = decode::call(
+        inbound.operation,
+        &inbound.headers,
+        inbound.body,
+        gw.body_limit(),
+    )
+    .await?;
     trail.asked(call.model());
     // stage: authorize
     let permit = policy::authorize(gw.catalog(), admission, call)?;
@@ -83,10 +93,19 @@ where
         return Ok(door::json(trail, hit.body));
     }
     // What follows may outlive the client, where a provider bills the whole answer anyway.
-    drain::attended(gw, hold.outlives_client(), exchange(Arc::clone(gw), Arc::clone(trail), hold)).await
+    drain::attended(
+        gw,
+        hold.outlives_client(),
+        exchange(Arc::clone(gw), Arc::clone(trail), hold),
+    )
+    .await
 }
 
-async fn exchange(gw: Arc<Gateway>, trail: Arc<Trail>, hold: Hold) -> Result<Response<ReplyBody>, Stop> {
+async fn exchange(
+    gw: Arc<Gateway>,
+    trail: Arc<Trail>,
+    hold: Hold,
+) -> Result<Response<ReplyBody>, Stop> {
     // stage: route, send
     let choices = send::choices(&hold, &trail);
     let sent = send::send(&gw, &trail, hold, choices).await?;

@@ -53,10 +53,16 @@ impl Permit {
 ///
 /// # Errors
 /// [`Refusal::Forbidden`] or [`Refusal::ModelNotFound`].
-pub fn authorize(catalog: Arc<Catalog>, admission: Admission, call: Call) -> Result<Permit, Refusal> {
+pub fn authorize(
+    catalog: Arc<Catalog>,
+    admission: Admission,
+    call: Call,
+) -> Result<Permit, Refusal> {
     let role = admission.role();
     if !CALLERS.contains(&role) {
-        return Err(Refusal::Forbidden { role: role.as_str() });
+        return Err(Refusal::Forbidden {
+            role: role.as_str(),
+        });
     }
     let settings = admission.settings();
     let asked = call.request.model();
@@ -64,10 +70,24 @@ pub fn authorize(catalog: Arc<Catalog>, admission: Admission, call: Call) -> Res
         Some(own) if asked.is_empty() || DEFAULT_NAMES.contains(&asked) => own,
         _ => asked,
     };
-    let found = catalog.resolve(name, &settings.tasks).filter(|model| settings.sees(model.name.as_str()));
-    let index = found.and_then(|found| catalog.models().iter().position(|model| model.name == found.name));
+    let found = catalog
+        .resolve(name, &settings.tasks)
+        .filter(|model| settings.sees(model.name.as_str()));
+    let index = found.and_then(|found| {
+        catalog
+            .models()
+            .iter()
+            .position(|model| model.name == found.name)
+    });
     match index {
-        Some(model) => Ok(Permit { admission, call, model, catalog }),
-        None => Err(Refusal::ModelNotFound { model: asked.to_owned() }),
+        Some(model) => Ok(Permit {
+            admission,
+            call,
+            model,
+            catalog,
+        }),
+        None => Err(Refusal::ModelNotFound {
+            model: asked.to_owned(),
+        }),
     }
 }

@@ -53,6 +53,7 @@ pub(crate) struct Quote {
 pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
     let card = gw.prices();
     let mut dearest: Option<Demand> = None;
+    billable(&permit.call.request)?;
     let model = permit.model().ok_or(Refusal::Internal)?;
     let public = model.name.as_str();
     for route in &model.routes {
@@ -62,10 +63,22 @@ pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
         let quote = quote(&permit, &card, &route.provider, &route.model, public)?;
         dearest = Some(dearest.map_or(quote.demand, |other| worse(other, quote.demand)));
     }
-    let demand = dearest.ok_or_else(|| Refusal::ModelNotFound { model: permit.call.request.model().to_owned() })?;
-    let reserved = permit.admission.tenant().reserve(demand).map_err(|over| Refusal::quota(&over, permit.admission.tenant().now()))?;
+    let demand = dearest.ok_or_else(|| Refusal::ModelNotFound {
+        model: permit.call.request.model().to_owned(),
+    })?;
+    let reserved = permit
+        .admission
+        .tenant()
+        .reserve(demand)
+        .map_err(|over| Refusal::quota(&over, permit.admission.tenant().now()))?;
     let turn = gw.turn(TURN_WAIT).await?;
-    Ok(Hold { permit, card, reserved: Some(reserved), attempts: 0, turn })
+    Ok(Hold {
+        permit,
+        card,
+        reserved: Some(reserved),
+        attempts: 0,
+        turn,
+    })
 }
 
 impl Hold {
@@ -75,7 +88,12 @@ impl Hold {
 
     /// Whether a provider that may be asked bills an answer whole even if nobody waits for it.
     pub(crate) fn outlives_client(&self) -> bool {
-        let drains = |model: &Model| model.routes.iter().any(|route| route.provider.hang_up() == HangUp::Drain);
+        let drains = |model: &Model| {
+            model
+                .routes
+                .iter()
+                .any(|route| route.provider.hang_up() == HangUp::Drain)
+        };
         self.permit.model().is_some_and(drains)
     }
 
@@ -89,7 +107,13 @@ impl Hold {
 
     /// The exact price tag of one choice.
     pub(crate) fn quote(&self, choice: &Choice) -> Result<Quote, Refusal> {
-        quote(&self.permit, &self.card, &choice.provider, &choice.provider_model, choice.model.as_str())
+        quote(
+            &self.permit,
+            &self.card,
+            &choice.provider,
+            &choice.provider_model,
+            choice.model.as_str(),
+        )
     }
 
     /// Lends one attempt: its own reservation, recorded as sent.
@@ -107,26 +131,58 @@ impl Hold {
                 reserved
             }
             // A retry is part of the same call: it counts as no further request.
-            None => tenant.reserve(Demand { requests: 0, ..quote.demand }).map_err(|over| Refusal::quota(&over, tenant.now()))?,
+            None => tenant
+                .reserve(Demand {
+                    requests: 0,
+                    ..quote.demand
+                })
+                .map_err(|over| Refusal::quota(&over, tenant.now()))?,
         };
         self.attempts += 1;
         let facts = AttemptFacts {
             request: *trail.request_id(),
             attempt: self.attempts,
-            model: self.permit.model().map(|model| model.name.as_str().to_owned()).unwrap_or_default(),
+            model: self
+                .permit
+                .model()
+                .map(|model| model.name.as_str().to_owned())
+                .unwrap_or_default(),
             provider: choice.provider.name().to_owned(),
             provider_model: choice.provider_model.to_string(),
             ratecard_version: Arc::from(self.card.version()),
             request_received: self.permit.call.received,
             request_sent,
         };
-        reserved.open_attempt(&self.permit.admission, facts).map_err(Refusal::from)
+        reserved
+            .open_attempt(&self.permit.admission, facts)
+            .map_err(Refusal::from)
     }
 
     /// The call's place among all calls; it is free when this is dropped.
     pub(crate) fn into_parts(self) -> (Permit, Arc<RateCard>, OwnedSemaphorePermit) {
         (self.permit, self.card, self.turn)
     }
+}
+
+/// Refuses by name what would be billed by something that no card of this version prices: it could not be bounded beforehand.
+fn billable(request: &Request) -> Result<(), Refusal> {
+    let refused = |param: &str, why: &str| Refusal::BadRequest {
+        message: format!("{param}: {why}"),
+        param: Some(param.to_owned()),
+    };
+    if let Some(member) = request.priced_apart() {
+        return Err(refused(
+            member,
+            "asks for service at another price than the rate card's; leave it out",
+        ));
+    }
+    if request.server_tools() {
+        return Err(refused(
+            "tools",
+            "tools that run at the provider are not available in this version",
+        ));
+    }
+    Ok(())
 }
 
 /// Prices one route of a call at its worst case.
@@ -139,26 +195,67 @@ fn quote(
 ) -> Result<Quote, Refusal> {
     let request = &permit.call.request;
     let settings = permit.admission.settings();
-    let unpriced = |bucket: &str| Refusal::Unpriced { model: public.to_owned(), bucket: bucket.to_owned().into() };
-    let prices = card.lookup(provider.name(), provider_model, public).ok_or_else(|| unpriced("input"))?;
-    prices.supports().map_err(|bucket| unpriced(&bucket.to_string()))?;
-    let input = input_bound(request, settings, provider.dialect(), provider_model, prices.max_input_tokens());
+    let unpriced = |bucket: &str| Refusal::Unpriced {
+        model: public.to_owned(),
+        bucket: bucket.to_owned().into(),
+    };
+    let prices = card
+        .lookup(provider.name(), provider_model, public)
+        .ok_or_else(|| unpriced("input"))?;
+    prices
+        .supports_input(&request.input_bound())
+        .map_err(|bucket| unpriced(bucket.bucket))?;
+    let input = input_bound(
+        request,
+        settings,
+        provider.dialect(),
+        provider_model,
+        prices.max_input_tokens(),
+    );
     let (per_choice, choices) = match request.operation() {
         Operation::Embeddings => (None, 0),
-        _ => (Some(output_cap(permit, settings, prices, input)), request.choices()),
+        _ => (
+            Some(output_cap(permit, settings, prices, input)),
+            request.choices(),
+        ),
     };
-    let output = per_choice.unwrap_or(0).saturating_mul(choices);
-    let cost = prices.bound(input, output, settings.markup).map_err(|bucket| unpriced(&bucket.to_string()))?;
-    let demand = Demand { requests: 1, tokens: input.saturating_add(output), cost };
-    Ok(Quote { demand, max_output: per_choice, input })
+    let output = per_choice
+        .unwrap_or(0)
+        .saturating_add(request.extra_output_bound())
+        .saturating_mul(choices);
+    let cost = prices
+        .bound(input, output, settings.markup)
+        .map_err(|bucket| unpriced(bucket.bucket))?;
+    let demand = Demand {
+        requests: 1,
+        tokens: input.saturating_add(output),
+        cost,
+    };
+    Ok(Quote {
+        demand,
+        max_output: per_choice,
+        input,
+    })
 }
 
-fn input_bound(request: &Request, settings: &Settings, dialect: Dialect, provider_model: &str, window: Option<u64>) -> u64 {
+fn input_bound(
+    request: &Request,
+    settings: &Settings,
+    dialect: Dialect,
+    provider_model: &str,
+    window: Option<u64>,
+) -> u64 {
     let bound = request.input_bound();
-    let bound = settings.system_prompt.as_deref().map_or(bound, |prompt| bound.with_system_prompt(prompt));
+    let bound = settings
+        .system_prompt
+        .as_deref()
+        .map_or(bound, |prompt| bound.with_system_prompt(prompt));
     // A provider refuses more than its window, without charge.
     let window = window.unwrap_or(CONTEXT_UNKNOWN);
-    bound.tokens(dialect, provider_model, Some(window)).unwrap_or(window).min(window)
+    bound
+        .tokens(dialect, provider_model, Some(window))
+        .unwrap_or(window)
+        .min(window)
 }
 
 /// The output per choice that is reserved and sent: the client's number under the tier's cap; without one, the tenant's default
@@ -170,16 +267,40 @@ fn output_cap(permit: &Permit, settings: &Settings, prices: &ModelPrices, input:
         return explicit.min(cap);
     }
     let model_max = prices.max_output_tokens().unwrap_or(OUTPUT_UNKNOWN);
-    let wanted = settings.max_tokens_default.unwrap_or(model_max).min(model_max).min(cap);
-    let affordable = affordable(permit.admission.tenant(), prices, settings.markup, input, wanted) / request.choices().max(1);
+    let wanted = settings
+        .max_tokens_default
+        .unwrap_or(model_max)
+        .min(model_max)
+        .min(cap);
+    let affordable = affordable(
+        permit.admission.tenant(),
+        prices,
+        settings.markup,
+        input,
+        wanted,
+    ) / request.choices().max(1);
     wanted.min(affordable.max(OUTPUT_MIN)).max(1)
 }
 
 /// Output tokens that the limits still buy after the input, over all choices.
-fn affordable(tenant: &Tenant, prices: &ModelPrices, markup: Markup, input: u64, wanted: u64) -> u64 {
-    let tokens = tenant.left(Unit::Tokens).map_or(u64::MAX, |left| clamp(left).saturating_sub(input));
-    let Some(left) = tenant.left(Unit::Cost) else { return tokens };
-    let fits = |output: u64| prices.bound(input, output, markup).is_ok_and(|cost| cost <= Money::from_pico(left));
+fn affordable(
+    tenant: &Tenant,
+    prices: &ModelPrices,
+    markup: Markup,
+    input: u64,
+    wanted: u64,
+) -> u64 {
+    let tokens = tenant
+        .left(Unit::Tokens)
+        .map_or(u64::MAX, |left| clamp(left).saturating_sub(input));
+    let Some(left) = tenant.left(Unit::Cost) else {
+        return tokens;
+    };
+    let fits = |output: u64| {
+        prices
+            .bound(input, output, markup)
+            .is_ok_and(|cost| cost <= Money::from_pico(left))
+    };
     if fits(wanted.min(tokens)) {
         return tokens;
     }
@@ -187,7 +308,11 @@ fn affordable(tenant: &Tenant, prices: &ModelPrices, markup: Markup, input: u64,
     let (mut low, mut high) = (0, wanted.min(tokens));
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        if fits(middle) { low = middle } else { high = middle - 1 }
+        if fits(middle) {
+            low = middle
+        } else {
+            high = middle - 1
+        }
     }
     low
 }
@@ -197,5 +322,9 @@ fn clamp(value: i128) -> u64 {
 }
 
 fn worse(a: Demand, b: Demand) -> Demand {
-    Demand { requests: a.requests.max(b.requests), tokens: a.tokens.max(b.tokens), cost: a.cost.max(b.cost) }
+    Demand {
+        requests: a.requests.max(b.requests),
+        tokens: a.tokens.max(b.tokens),
+        cost: a.cost.max(b.cost),
+    }
 }

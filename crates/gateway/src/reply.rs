@@ -61,10 +61,15 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(stream) => stream.poll_bytes(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+            Self::Stream(stream) => stream
+                .poll_bytes(cx)
+                .map(|next| next.map(|bytes| bytes.map(Frame::data))),
         }
     }
 
@@ -74,7 +79,9 @@ impl Body for ReplyBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Stream(_) => SizeHint::default(),
         }
     }
@@ -129,9 +136,15 @@ enum Phase {
     /// Bytes come and go.
     Flowing,
     /// The end is being made durable; then the held bytes leave, or, on a break, the error event.
-    Settling { durable: Durable, then: Then },
+    Settling {
+        durable: Durable,
+        then: Then,
+    },
     /// The last bytes are in `ready`.
-    Closing { clean: bool, flushed: bool },
+    Closing {
+        clean: bool,
+        flushed: bool,
+    },
     Over,
 }
 
@@ -142,9 +155,30 @@ enum Then {
 
 impl StreamReply {
     pub(crate) fn new(parts: StreamParts) -> Self {
-        let StreamParts { gateway, upstream, reply, attempt, meter, hang_up, dialect, request, ended, turn } = parts;
+        let StreamParts {
+            gateway,
+            upstream,
+            reply,
+            attempt,
+            meter,
+            hang_up,
+            dialect,
+            request,
+            ended,
+            turn,
+        } = parts;
         let (received, delivered) = (Sha256::new(), Sha256::new());
-        let open = Open { gateway, upstream, reply, attempt, meter, hang_up, received, delivered, ended };
+        let open = Open {
+            gateway,
+            upstream,
+            reply,
+            attempt,
+            meter,
+            hang_up,
+            received,
+            delivered,
+            ended,
+        };
         Self {
             open: Some(open),
             ready: VecDeque::new(),
@@ -176,7 +210,10 @@ impl StreamReply {
                     return Poll::Ready(None);
                 }
                 // The error event must be on the wire before the connection is cut: one turn for the transport to write it.
-                Phase::Closing { clean: false, flushed } if !*flushed => {
+                Phase::Closing {
+                    clean: false,
+                    flushed,
+                } if !*flushed => {
                     *flushed = true;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -200,7 +237,9 @@ impl StreamReply {
             self.settle_broken(Outcome::Abandoned, Refusal::BadCredential);
             return Poll::Ready(());
         }
-        let Poll::Ready(next) = open.upstream.poll_chunk(cx) else { return Poll::Pending };
+        let Poll::Ready(next) = open.upstream.poll_chunk(cx) else {
+            return Poll::Pending;
+        };
         match next {
             Ok(Some(chunk)) => self.take(chunk),
             Ok(None) => self.finish(),
@@ -221,8 +260,11 @@ impl StreamReply {
                 if !fed.held.is_empty() {
                     self.held.push(fed.held);
                 }
-                // Nothing that matters follows the terminal event: settle at once.
-                if open.reply.ended() {
+                if let Some(error) = open.reply.broken() {
+                    // What came before the fault leaves first.
+                    self.settle_broken(Outcome::Broken, error.into());
+                } else if open.reply.ended() {
+                    // Nothing that matters follows the terminal event: settle at once.
                     self.finish();
                 }
             }
@@ -247,13 +289,22 @@ impl StreamReply {
 
     fn settle_broken(&mut self, outcome: Outcome, refusal: Refusal) {
         let Some(open) = &self.open else { return };
-        let settlement = open.meter.cut_short(outcome, open.reply.usage(), open.reply.produced_bytes());
+        let settlement =
+            open.meter
+                .cut_short(outcome, open.reply.usage(), open.reply.produced_bytes());
         self.record(settlement, Then::Break(refusal));
     }
 
     fn record(&mut self, settlement: Settlement, then: Then) {
         let Some(open) = self.open.take() else { return };
-        let Open { upstream, attempt, received, delivered, gateway, .. } = open;
+        let Open {
+            upstream,
+            attempt,
+            received,
+            delivered,
+            gateway,
+            ..
+        } = open;
         let settlement = Settlement {
             answer_received: Some(received.finish()),
             answer_delivered: Some(delivered.finish()),
@@ -281,16 +332,24 @@ impl StreamReply {
         };
         let refusal = match (settled, then) {
             (Ok(()), Then::Release) => {
-                self.ready.extend(self.held.drain(..).filter(|bytes| !bytes.is_empty()));
-                self.phase = Phase::Closing { clean: true, flushed: true };
+                self.ready
+                    .extend(self.held.drain(..).filter(|bytes| !bytes.is_empty()));
+                self.phase = Phase::Closing {
+                    clean: true,
+                    flushed: true,
+                };
                 return;
             }
             (Ok(()), Then::Break(refusal)) => refusal,
             (Err(error), _) => error.into(),
         };
         self.held.clear();
-        self.ready.push_back(refusal.stream_event(self.dialect, &self.request));
-        self.phase = Phase::Closing { clean: false, flushed: false };
+        self.ready
+            .push_back(refusal.stream_event(self.dialect, &self.request));
+        self.phase = Phase::Closing {
+            clean: false,
+            flushed: false,
+        };
     }
 }
 

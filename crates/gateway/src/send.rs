@@ -45,14 +45,23 @@ impl From<Refusal> for Stop {
 pub(crate) fn choices(hold: &Hold, trail: &Trail) -> Vec<Choice> {
     let permit = hold.permit();
     let settings = permit.admission.settings();
-    let Some(model) = permit.model() else { return Vec::new() };
+    let Some(model) = permit.model() else {
+        return Vec::new();
+    };
     let operation = permit.call.request.operation();
-    route::choose(&permit.catalog, model, operation, trail.draw(), |name| settings.sees(name))
+    route::choose(&permit.catalog, model, operation, trail.draw(), |name| {
+        settings.sees(name)
+    })
 }
 
 /// Tries the choices in order. A further one is tried only before the first byte of an answer, within the provider's retry budget, and
 /// if its own reservation fits.
-pub(crate) async fn send(gw: &Gateway, trail: &Trail, mut hold: Hold, choices: Vec<Choice>) -> Result<Sent, Stop> {
+pub(crate) async fn send(
+    gw: &Gateway,
+    trail: &Trail,
+    mut hold: Hold,
+    choices: Vec<Choice>,
+) -> Result<Sent, Stop> {
     let mut last: Option<Refusal> = None;
     let budgets = gw.retry_budgets();
     if let Some(first) = choices.first() {
@@ -73,11 +82,20 @@ pub(crate) async fn send(gw: &Gateway, trail: &Trail, mut hold: Hold, choices: V
             Ok(attempt) => attempt,
             Err(refusal) => return Err(stop(&hold, last, refusal)),
         };
-        let answered = gw.upstream().send(&choice.provider, &prepared.credential, prepared.call).await;
+        let answered = gw
+            .upstream()
+            .send(&choice.provider, &prepared.credential, prepared.call)
+            .await;
         let failure = match answered {
             Ok(response) if passage(response.status) == Passage::Answer => {
                 let meter = prepared.meter;
-                return Ok(Sent { hold, attempt, meter, choice, response });
+                return Ok(Sent {
+                    hold,
+                    attempt,
+                    meter,
+                    choice,
+                    response,
+                });
             }
             Ok(response) => status(attempt, response).await?,
             Err(error) => unanswered(attempt, error).await?,
@@ -88,7 +106,11 @@ pub(crate) async fn send(gw: &Gateway, trail: &Trail, mut hold: Hold, choices: V
             break;
         }
     }
-    Err(stop(&hold, None, last.unwrap_or(Refusal::UpstreamUnreachable)))
+    Err(stop(
+        &hold,
+        None,
+        last.unwrap_or(Refusal::UpstreamUnreachable),
+    ))
 }
 
 struct Failure {
@@ -101,17 +123,28 @@ struct Failure {
 
 fn stop(hold: &Hold, first: Option<Refusal>, refusal: Refusal) -> Stop {
     let refusal = first.unwrap_or(refusal);
-    if hold.attempts() > 0 { Stop::Failed(refusal) } else { Stop::Refused(refusal) }
+    if hold.attempts() > 0 {
+        Stop::Failed(refusal)
+    } else {
+        Stop::Refused(refusal)
+    }
 }
 
 /// An answer with an error status: the attempt failed, at no cost.
 async fn status(attempt: OpenAttempt, mut response: Response) -> Result<Failure, Stop> {
     let status = response.status;
     let body = error_body(&mut response).await;
-    let settling = attempt.settle(&Settlement { answer_received: Some(sha256(&body)), ..Settlement::failed() });
+    let settling = attempt.settle(&Settlement {
+        answer_received: Some(sha256(&body)),
+        ..Settlement::failed()
+    });
     durable(settling).await?;
     let refusal = Refusal::upstream(status, &body, response.retry_after_s);
-    Ok(Failure { refusal, elsewhere: retryable(status), loaded: true })
+    Ok(Failure {
+        refusal,
+        elsewhere: retryable(status),
+        loaded: true,
+    })
 }
 
 /// No answer: nothing was sent (no row), or nobody knows (a row `unknown`, charged at its hold).
@@ -121,10 +154,16 @@ async fn unanswered(attempt: OpenAttempt, error: SendError) -> Result<Failure, S
         SendError::Unknown(_) => attempt.settle(&Settlement::unknown()),
     };
     durable(settling).await?;
-    Ok(Failure { refusal: error.into(), elsewhere: true, loaded: matches!(error, SendError::Unknown(_)) })
+    Ok(Failure {
+        refusal: error.into(),
+        elsewhere: true,
+        loaded: matches!(error, SendError::Unknown(_)),
+    })
 }
 
-async fn durable(settling: Result<kernel::ledger::Settling, kernel::KernelError>) -> Result<(), Stop> {
+async fn durable(
+    settling: Result<kernel::ledger::Settling, kernel::KernelError>,
+) -> Result<(), Stop> {
     let settled = match settling {
         Ok(settling) => settling.durable().await,
         Err(error) => Err(error),
@@ -136,7 +175,9 @@ async fn error_body(response: &mut Response) -> Vec<u8> {
     let mut body = Vec::new();
     while body.len() < ERROR_BYTES_MAX {
         match response.body.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BYTES_MAX - body.len())]),
+            Ok(Some(chunk)) => {
+                body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BYTES_MAX - body.len())])
+            }
             Ok(None) | Err(_) => break,
         }
     }
@@ -153,17 +194,27 @@ struct Prepared {
 /// The outbound request of one choice: spliced where the dialects agree, translated where they differ.
 fn prepare(gw: &Gateway, hold: &Hold, choice: &Choice) -> Result<Prepared, Refusal> {
     let permit = hold.permit();
-    let (request, settings, tenant) = (&permit.call.request, permit.admission.settings(), permit.admission.tenant());
+    let (request, settings, tenant) = (
+        &permit.call.request,
+        permit.admission.settings(),
+        permit.admission.tenant(),
+    );
     let quote = hold.quote(choice)?;
     let (credential, shared) = match tenant.secret(choice.provider.name()) {
         Some(own) => (Arc::new(own_key(gw, tenant, choice, &own)?), false),
         None => (operator_key(gw, choice)?, true),
     };
-    let tag = if shared { Some(tenant.upstream_tag()?) } else { None };
+    let tag = if shared {
+        Some(tenant.upstream_tag()?)
+    } else {
+        None
+    };
     let dialect = choice.provider.dialect();
     let edits = Edits {
         model: (request.model() != &*choice.provider_model).then_some(&*choice.provider_model),
-        max_output: quote.max_output.filter(|cap| request.max_output() != Some(*cap)),
+        max_output: quote
+            .max_output
+            .filter(|cap| request.max_output() != Some(*cap)),
         max_output_field: choice.provider.max_output_field(),
         include_usage: request.stream() && dialect == Dialect::OpenAi,
         temperature: settings.temperature.as_deref(),
@@ -185,13 +236,28 @@ fn prepare(gw: &Gateway, hold: &Hold, choice: &Choice) -> Result<Prepared, Refus
         markup: settings.markup,
         input_bound: quote.input,
     };
-    Ok(Prepared { call, credential, quote, meter })
+    Ok(Prepared {
+        call,
+        credential,
+        quote,
+        meter,
+    })
 }
 
-fn own_key(gw: &Gateway, tenant: &Tenant, choice: &Choice, own: &Secret) -> Result<Credential, Refusal> {
+fn own_key(
+    gw: &Gateway,
+    tenant: &Tenant,
+    choice: &Choice,
+    own: &Secret,
+) -> Result<Credential, Refusal> {
     Credential::bind(&choice.provider, own).map_err(|_| {
         let provider = [("provider", Field::Text(choice.provider.name()))];
-        gw.kernel().log().event(gw.kernel().now(), Some(tenant.id()), "the tenant's provider key is not usable", &provider);
+        gw.kernel().log().event(
+            gw.kernel().now(),
+            Some(tenant.id()),
+            "the tenant's provider key is not usable",
+            &provider,
+        );
         Refusal::UpstreamUnreachable
     })
 }
@@ -199,15 +265,23 @@ fn own_key(gw: &Gateway, tenant: &Tenant, choice: &Choice, own: &Secret) -> Resu
 fn operator_key(gw: &Gateway, choice: &Choice) -> Result<Arc<Credential>, Refusal> {
     gw.operator_key(&choice.provider).ok_or_else(|| {
         let provider = [("provider", Field::Text(choice.provider.name()))];
-        gw.kernel().log().event(gw.kernel().now(), None, "no key for a provider", &provider);
+        gw.kernel()
+            .log()
+            .event(gw.kernel().now(), None, "no key for a provider", &provider);
         Refusal::UpstreamUnreachable
     })
 }
 
-fn outbound(request: &Request, dialect: Dialect, edits: &Edits<'_>) -> Result<bytes::Bytes, Refusal> {
+fn outbound(
+    request: &Request,
+    dialect: Dialect,
+    edits: &Edits<'_>,
+) -> Result<bytes::Bytes, Refusal> {
     if request.operation().dialect() == dialect {
         return Ok(splice(request, edits));
     }
-    llm::translate::request(request, dialect, edits)
-        .map_err(|error| Refusal::BadRequest { message: error.message, param: error.param })
+    llm::translate::request(request, dialect, edits).map_err(|error| Refusal::BadRequest {
+        message: error.message,
+        param: error.param,
+    })
 }

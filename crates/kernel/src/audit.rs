@@ -171,7 +171,8 @@ impl Trail {
 
     /// Names the model asked for.
     pub fn asked(&self, model: &str) {
-        self.model.get_or_init(|| model.chars().take(256).collect::<String>().into());
+        self.model
+            .get_or_init(|| model.chars().take(256).collect::<String>().into());
     }
 
     /// Records the refusal of an admitted caller; returns when it is durable.
@@ -180,7 +181,11 @@ impl Trail {
     ///
     /// # Errors
     /// When the journal cannot be written: the refusal must not leave either.
-    pub async fn refuse(&self, admission: &Admission, refusal: Refusal<'_>) -> Result<(), KernelError> {
+    pub async fn refuse(
+        &self,
+        admission: &Admission,
+        refusal: Refusal<'_>,
+    ) -> Result<(), KernelError> {
         let token = admission.entry();
         let now = self.kernel.now();
         let (own_entry, counted) = storm(token, now);
@@ -214,7 +219,10 @@ impl Trail {
 
 /// Whether this refusal gets its own entry, and how many of an earlier second are to be recorded as counted.
 fn storm(token: &TokenEntry, now: Timestamp) -> (bool, u32) {
-    let mut storm = token.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut storm = token
+        .refusals
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let second = now.unix_seconds();
     let mut counted = 0;
     if storm.second != second {
@@ -239,7 +247,11 @@ impl Kernel {
     ) -> Result<Seq, KernelError> {
         let keys = self.keys(resident)?;
         let now = self.now();
-        let head = RecordHead { kind: RecordKind::Event, uid: resident.uid, reference: None };
+        let head = RecordHead {
+            kind: RecordKind::Event,
+            uid: resident.uid,
+            reference: None,
+        };
         self.journal()
             .append(head, |seq, out| {
                 let mut books = resident.books();
@@ -250,13 +262,22 @@ impl Kernel {
                 keys.journal.seal_into(&record_aad(resident, seq), out);
                 books.oldest.get_or_insert(now);
                 self.pending().fetch_add(1, Ordering::Relaxed);
-                books.pending.push_back(Pending { seq, sent: None, row: None, audit_seq, entry });
+                books.pending.push_back(Pending {
+                    seq,
+                    sent: None,
+                    row: None,
+                    audit_seq,
+                    entry,
+                });
             })
             .map_err(|_| KernelError::JournalDown)
     }
 
     pub(crate) async fn durable(&self, seq: Seq) -> Result<(), KernelError> {
-        self.journal().synced(seq).await.map_err(|_| KernelError::JournalDown)
+        self.journal()
+            .synced(seq)
+            .await
+            .map_err(|_| KernelError::JournalDown)
     }
 
     pub(crate) fn record_storm(&self, token: &TokenEntry, counted: u32) -> Result<(), KernelError> {
@@ -278,7 +299,9 @@ impl Kernel {
 
 /// Binds a record to its tenant and its place in the journal.
 pub(crate) fn record_aad(resident: &Resident, seq: Seq) -> Aad {
-    Aad::new("partywall journal record v1").uid(&resident.uid).number(seq.number())
+    Aad::new("partywall journal record v1")
+        .uid(&resident.uid)
+        .number(seq.number())
 }
 
 #[cfg(test)]

@@ -32,9 +32,13 @@ impl fmt::Display for KernelError {
         match self {
             Self::Revoked => f.write_str("the credential was revoked or the tenant suspended"),
             Self::Quarantined(why) => write!(f, "the tenant is quarantined: {why}"),
-            Self::JournalDown => f.write_str("the journal could not be written; restart after repairing the disk"),
+            Self::JournalDown => {
+                f.write_str("the journal could not be written; restart after repairing the disk")
+            }
             Self::Busy => f.write_str("too busy; try again"),
-            Self::Refused(why) | Self::NotFound(why) | Self::Exists(why) | Self::Root(why) => f.write_str(why),
+            Self::Refused(why) | Self::NotFound(why) | Self::Exists(why) | Self::Root(why) => {
+                f.write_str(why)
+            }
             Self::Store(error) => write!(f, "{error}"),
         }
     }

@@ -21,7 +21,8 @@ impl Kernel {
     pub(crate) fn fold_if_due(&self, resident: &Arc<Resident>) {
         let due = {
             let mut books = resident.books();
-            let crowded = self.pending_total() > PENDING_MAX && books.pending.len() >= limits::FOLD_RECORDS / 8;
+            let crowded = self.pending_total() > PENDING_MAX
+                && books.pending.len() >= limits::FOLD_RECORDS / 8;
             let due = (books.pending.len() >= limits::FOLD_RECORDS || crowded) && !books.fold_asked;
             books.fold_asked |= due;
             due
@@ -50,9 +51,16 @@ impl Kernel {
         self.pending().fetch_sub(batch.len(), Ordering::Relaxed);
         let place = self.place(resident)?;
         let rows = Arc::clone(&batch);
-        match self.engine().write(&place, move |tx| insert(tx, &rows)).await {
+        match self
+            .engine()
+            .write(&place, move |tx| insert(tx, &rows))
+            .await
+        {
             Ok(()) => {
-                let seqs: Vec<Seq> = batch.iter().flat_map(|pending| pending.sent.into_iter().chain([pending.seq])).collect();
+                let seqs: Vec<Seq> = batch
+                    .iter()
+                    .flat_map(|pending| pending.sent.into_iter().chain([pending.seq]))
+                    .collect();
                 self.journal().folded(&seqs);
                 Ok(())
             }
@@ -79,13 +87,16 @@ impl Kernel {
 pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), StoreError> {
     let mut rollups: BTreeMap<(i32, &str), Rollup> = BTreeMap::new();
     for pending in batch {
-        if let Some(row) = &pending.row {
-            if insert_row(tx, row)? {
-                let day = Timestamp::from_unix_ms(row.started_ms).day().number();
-                rollups.entry((day, &row.model)).or_default().add(row);
-            }
+        if let Some(row) = &pending.row
+            && insert_row(tx, row)?
+        {
+            let day = Timestamp::from_unix_ms(row.started_ms).day().number();
+            rollups.entry((day, &row.model)).or_default().add(row);
         }
-        let unsent = pending.sent.filter(|_| pending.row.is_none()).map(|sent| signed(sent.number()));
+        let unsent = pending
+            .sent
+            .filter(|_| pending.row.is_none())
+            .map(|sent| signed(sent.number()));
         tx.execute(
             "INSERT INTO audit (seq, journal_seq, entry, unsent_seq) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (journal_seq) DO NOTHING",
             params![signed(pending.audit_seq), signed(pending.seq.number()), pending.entry, unsent],
@@ -135,7 +146,9 @@ impl Rollup {
         self.tokens_out = self.tokens_out.saturating_add(signed(usage.tokens_out()));
         self.cost_pico = self.cost_pico.saturating_add(row.cost_pico.unwrap_or(0));
         self.charged_pico = self.charged_pico.saturating_add(row.charged_pico);
-        self.charged_tokens = self.charged_tokens.saturating_add(signed(row.charged_tokens));
+        self.charged_tokens = self
+            .charged_tokens
+            .saturating_add(signed(row.charged_tokens));
         self.requests = self.requests.saturating_add(signed(row.requests));
     }
 }

@@ -79,8 +79,18 @@ impl From<&Usage> for UsageWire {
 
 impl From<UsageWire> for Usage {
     fn from(wire: UsageWire) -> Self {
-        let [input, cache_read, cache_write, cache_write_1h, audio_in, image_in, output, reasoning, audio_out, server_tool_calls] =
-            wire.0;
+        let [
+            input,
+            cache_read,
+            cache_write,
+            cache_write_1h,
+            audio_in,
+            image_in,
+            output,
+            reasoning,
+            audio_out,
+            server_tool_calls,
+        ] = wire.0;
         Self {
             input,
             cache_read,
@@ -133,8 +143,15 @@ pub(crate) fn pico_i64(money: Money) -> i64 {
 pub(crate) enum Payload {
     Sent(Box<Sent>),
     /// Without a row: nothing was sent.
-    Settled { row: Option<Box<Row>>, audit_seq: u64, entry: String },
-    Event { audit_seq: u64, entry: String },
+    Settled {
+        row: Option<Box<Row>>,
+        audit_seq: u64,
+        entry: String,
+    },
+    Event {
+        audit_seq: u64,
+        entry: String,
+    },
 }
 
 pub(crate) fn write_sent(sent: &Sent, out: &mut Vec<u8>) {
@@ -171,22 +188,31 @@ pub(crate) fn read(kind: store::RecordKind, bytes: &[u8]) -> Result<Payload, Ker
     let damaged = || KernelError::Quarantined("a journal record does not decode".to_owned());
     let event = |bytes: &[u8]| -> Option<(u64, String)> {
         let (seq, entry) = bytes.split_first_chunk::<8>()?;
-        Some((u64::from_le_bytes(*seq), String::from_utf8(entry.to_vec()).ok()?))
+        Some((
+            u64::from_le_bytes(*seq),
+            String::from_utf8(entry.to_vec()).ok()?,
+        ))
     };
     match kind {
-        store::RecordKind::Sent => {
-            serde_json::from_slice(bytes).map(|sent| Payload::Sent(Box::new(sent))).map_err(|_| damaged())
-        }
+        store::RecordKind::Sent => serde_json::from_slice(bytes)
+            .map(|sent| Payload::Sent(Box::new(sent)))
+            .map_err(|_| damaged()),
         store::RecordKind::Settled => {
             let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
             let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged())?;
             let (row, tail) = rest.split_at_checked(length).ok_or_else(damaged)?;
             let row = match row {
                 [] => None,
-                json => Some(Box::new(serde_json::from_slice(json).map_err(|_| damaged())?)),
+                json => Some(Box::new(
+                    serde_json::from_slice(json).map_err(|_| damaged())?,
+                )),
             };
             let (audit_seq, entry) = event(tail).ok_or_else(damaged)?;
-            Ok(Payload::Settled { row, audit_seq, entry })
+            Ok(Payload::Settled {
+                row,
+                audit_seq,
+                entry,
+            })
         }
         store::RecordKind::Event => {
             let (audit_seq, entry) = event(bytes).ok_or_else(damaged)?;
@@ -223,15 +249,28 @@ mod tests {
         let row = Row::unknown(3, &sent, Timestamp::from_unix_ms(8));
         let mut bytes = Vec::new();
         write_settled(Some(&row), 42, "{\"a\":1}", &mut bytes);
-        let Payload::Settled { row: back, audit_seq, entry } = read(store::RecordKind::Settled, &bytes).unwrap() else {
+        let Payload::Settled {
+            row: back,
+            audit_seq,
+            entry,
+        } = read(store::RecordKind::Settled, &bytes).unwrap()
+        else {
             unreachable!("asked for a settled record")
         };
-        assert_eq!((*back.unwrap(), audit_seq, entry.as_str()), (row, 42, "{\"a\":1}"));
+        assert_eq!(
+            (*back.unwrap(), audit_seq, entry.as_str()),
+            (row, 42, "{\"a\":1}")
+        );
         for cut in 0..bytes.len() - 7 {
-            assert!(read(store::RecordKind::Settled, &bytes[..cut]).is_err(), "{cut}");
+            assert!(
+                read(store::RecordKind::Settled, &bytes[..cut]).is_err(),
+                "{cut}"
+            );
         }
         bytes.clear();
         write_sent(&sent, &mut bytes);
-        assert!(matches!(read(store::RecordKind::Sent, &bytes), Ok(Payload::Sent(back)) if *back == sent));
+        assert!(
+            matches!(read(store::RecordKind::Sent, &bytes), Ok(Payload::Sent(back)) if *back == sent)
+        );
     }
 }

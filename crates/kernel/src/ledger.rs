@@ -12,8 +12,8 @@ use store::{RecordHead, RecordKind, Seq};
 
 use crate::audit::{Entry, record_aad};
 use crate::error::KernelError;
-use crate::log::Field;
 use crate::journal_record::{self, Row, Sent, UsageWire, pico_i64};
+use crate::log::Field;
 use crate::open::Kernel;
 use crate::quota::{Demand, Exceeded, Quota, Reservation, Unit};
 use crate::resident::{Pending, Resident};
@@ -32,7 +32,9 @@ impl Reserved {
     /// What is set aside.
     #[must_use]
     pub fn demand(&self) -> Demand {
-        self.reservation.map(|held| held.demand()).unwrap_or_default()
+        self.reservation
+            .map(|held| held.demand())
+            .unwrap_or_default()
     }
 
     /// Gives back what is above `to`.
@@ -183,8 +185,16 @@ impl Tenant {
     pub fn reserve(&self, demand: Demand) -> Result<Reserved, Exceeded> {
         let resident = self.resident();
         let limits = resident.settings.load().limits;
-        let reservation = resident.books().counters.reserve(&limits, demand, self.kernel().now())?;
-        Ok(Reserved { kernel: self.kernel().clone(), resident: Arc::clone(resident), reservation: Some(reservation) })
+        let reservation =
+            resident
+                .books()
+                .counters
+                .reserve(&limits, demand, self.kernel().now())?;
+        Ok(Reserved {
+            kernel: self.kernel().clone(),
+            resident: Arc::clone(resident),
+            reservation: Some(reservation),
+        })
     }
 
     /// What is left of tokens (count) or cost (pico-USD) under the limits in force; `None` where nothing limits it.
@@ -192,7 +202,10 @@ impl Tenant {
     pub fn left(&self, unit: Unit) -> Option<i128> {
         let resident = self.resident();
         let limits = resident.settings.load().limits;
-        resident.books().counters.left(&limits, unit, self.kernel().now())
+        resident
+            .books()
+            .counters
+            .left(&limits, unit, self.kernel().now())
     }
 
     /// What is used and held under a quota now, and when its window begins anew. Right once the tenant's books are loaded,
@@ -201,7 +214,10 @@ impl Tenant {
     pub fn used(&self, quota: Quota) -> (i128, Timestamp) {
         let now = self.kernel().now();
         let mut books = self.resident().books();
-        (books.counters.used(quota, now), books.counters.resets_at(quota, now))
+        (
+            books.counters.used(quota, now),
+            books.counters.resets_at(quota, now),
+        )
     }
 }
 
@@ -211,13 +227,18 @@ impl Reserved {
     ///
     /// # Errors
     /// [`KernelError::JournalDown`]: the attempt must not be sent.
-    pub fn open_attempt(mut self, admission: &Admission, facts: AttemptFacts) -> Result<OpenAttempt, KernelError> {
+    pub fn open_attempt(
+        mut self,
+        admission: &Admission,
+        facts: AttemptFacts,
+    ) -> Result<OpenAttempt, KernelError> {
         let resident = Arc::clone(&self.resident);
         let kernel = self.kernel.clone();
         let keys = kernel.keys(&resident)?;
         let settings = admission.settings();
         let demand = self.demand();
-        let commit = |digest: &[u8; 32]| hex::encode(vault::hmac_sha256(&keys.commitment, &[digest]));
+        let commit =
+            |digest: &[u8; 32]| hex::encode(vault::hmac_sha256(&keys.commitment, &[digest]));
         let sent = Box::new(Sent {
             request_id: facts.request.as_str().to_owned(),
             attempt: facts.attempt,
@@ -237,7 +258,11 @@ impl Reserved {
             config: settings.config_hash.to_string(),
             policy_version: settings.policy_version.to_string(),
         });
-        let head = RecordHead { kind: RecordKind::Sent, uid: resident.uid, reference: None };
+        let head = RecordHead {
+            kind: RecordKind::Sent,
+            uid: resident.uid,
+            reference: None,
+        };
         let seq = kernel
             .journal()
             .append(head, |seq, out| {
@@ -247,7 +272,13 @@ impl Reserved {
             .map_err(|_| KernelError::JournalDown)?;
         // From here on the attempt owns the reservation.
         let reservation = self.reservation.take();
-        Ok(OpenAttempt { kernel, resident, reservation, seq, sent })
+        Ok(OpenAttempt {
+            kernel,
+            resident,
+            reservation,
+            seq,
+            sent,
+        })
     }
 }
 
@@ -264,7 +295,10 @@ impl OpenAttempt {
     /// [`KernelError::JournalDown`]: nothing may be released.
     pub fn settle(mut self, settlement: &Settlement) -> Result<Settling, KernelError> {
         let seq = self.record(settlement)?;
-        Ok(Settling { kernel: self.kernel.clone(), seq })
+        Ok(Settling {
+            kernel: self.kernel.clone(),
+            seq,
+        })
     }
 
     /// Records that nothing left for the provider: no row, no charge, an audit entry.
@@ -275,10 +309,23 @@ impl OpenAttempt {
         if let Some(reservation) = self.reservation.take() {
             self.resident.books().counters.release(reservation);
         }
-        let settlement = Settlement { outcome: Outcome::NotSent, ..Settlement::unknown() };
+        let settlement = Settlement {
+            outcome: Outcome::NotSent,
+            ..Settlement::unknown()
+        };
         let at = self.kernel.now();
-        let seq = append_settled(&self.kernel, &self.resident, self.seq, &self.sent, Ended { row: None, at }, &settlement)?;
-        Ok(Settling { kernel: self.kernel.clone(), seq })
+        let seq = append_settled(
+            &self.kernel,
+            &self.resident,
+            self.seq,
+            &self.sent,
+            Ended { row: None, at },
+            &settlement,
+        )?;
+        Ok(Settling {
+            kernel: self.kernel.clone(),
+            seq,
+        })
     }
 
     fn record(&mut self, settlement: &Settlement) -> Result<Seq, KernelError> {
@@ -293,8 +340,18 @@ impl OpenAttempt {
             };
             self.resident.books().counters.settle(reservation, charged);
         }
-        let ended = Ended { at: Timestamp::from_unix_ms(row.finished_ms), row: Some(row) };
-        let seq = append_settled(&self.kernel, &self.resident, self.seq, &self.sent, ended, settlement)?;
+        let ended = Ended {
+            at: Timestamp::from_unix_ms(row.finished_ms),
+            row: Some(row),
+        };
+        let seq = append_settled(
+            &self.kernel,
+            &self.resident,
+            self.seq,
+            &self.sent,
+            ended,
+            settlement,
+        )?;
         self.log(settlement);
         self.kernel.fold_if_due(&self.resident);
         Ok(seq)
@@ -311,9 +368,14 @@ impl OpenAttempt {
             ("outcome", Field::Text(settlement.outcome.as_str())),
             ("tokens_in", Field::Number(usage.tokens_in())),
             ("tokens_out", Field::Number(usage.tokens_out())),
-            ("duration_ms", Field::Number(u64::try_from(now.unix_ms() - self.sent.started_ms).unwrap_or(0))),
+            (
+                "duration_ms",
+                Field::Number(u64::try_from(now.unix_ms() - self.sent.started_ms).unwrap_or(0)),
+            ),
         ];
-        self.kernel.log().event(now, Some(&self.resident.id), "call", &fields);
+        self.kernel
+            .log()
+            .event(now, Some(&self.resident.id), "call", &fields);
     }
 
     fn row(&self, settlement: &Settlement) -> Row {
@@ -389,7 +451,11 @@ pub(crate) fn append_settled(
         usage_source: Some(settlement.usage_source.as_str()),
         ..Entry::default()
     };
-    let head = RecordHead { kind: RecordKind::Settled, uid: resident.uid, reference: Some(sent_seq) };
+    let head = RecordHead {
+        kind: RecordKind::Settled,
+        uid: resident.uid,
+        reference: Some(sent_seq),
+    };
     kernel
         .journal()
         .append(head, |seq, out| {
@@ -402,7 +468,13 @@ pub(crate) fn append_settled(
             books.oldest.get_or_insert(now);
             kernel.pending().fetch_add(1, Ordering::Relaxed);
             let audit_seq = entry.seq;
-            books.pending.push_back(Pending { seq, sent: Some(sent_seq), row, audit_seq, entry: text });
+            books.pending.push_back(Pending {
+                seq,
+                sent: Some(sent_seq),
+                row,
+                audit_seq,
+                entry: text,
+            });
         })
         .map_err(|_| KernelError::JournalDown)
 }

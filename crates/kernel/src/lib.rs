@@ -41,8 +41,8 @@ pub use root::DataRoot;
 pub use settings::{Settings, Tier, Tiers};
 pub use store::{ReadTx, StoreError, WriteTx};
 pub use sweep::Operator;
-pub use tenant::admit::{Admission, Caller, Refused};
 pub use tenant::Tenant;
+pub use tenant::admit::{Admission, Caller, Refused};
 pub use vault::Secret;
 
 /// Hashing for digests that enter the audit record.

@@ -32,16 +32,25 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError::Exists`] when the name is taken, [`KernelError::NotFound`] for an unknown tier.
-    pub async fn create_tenant(&self, operator: &Operator, new: NewTenant) -> Result<(Tenant, IssuedToken), KernelError> {
+    pub async fn create_tenant(
+        &self,
+        operator: &Operator,
+        new: NewTenant,
+    ) -> Result<(Tenant, IssuedToken), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         if self.directory().tenant(&new.id).is_some() {
-            return Err(KernelError::Exists(format!("there is a tenant {} already", new.id)));
+            return Err(KernelError::Exists(format!(
+                "there is a tenant {} already",
+                new.id
+            )));
         }
         self.known_tier(&new.tier)?;
         let uid = TenantUid::from_bytes(vault::random());
         let (root_key, keys) = (Key::generate(), TenantKeys::generate());
-        let wrapped =
-            || WrappedKeys { root: self.master().wrap(&uid, &root_key), sealed: keys.seal(&root_key, &uid) };
+        let wrapped = || WrappedKeys {
+            root: self.master().wrap(&uid, &root_key),
+            sealed: keys.seal(&root_key, &uid),
+        };
         let account = Account {
             status: Status::Active,
             tier: new.tier.clone(),
@@ -50,14 +59,25 @@ impl Kernel {
             audit_key: keys.audit.verifying_key(),
         };
         self.make_directories(&new.id)?;
-        let row = TenantRow { uid, id: new.id.clone(), account: account.clone(), wrapped: Some(wrapped()) };
-        self.registry_write(move |tx| registry::insert_tenant(tx, &row)).await?;
+        // The database exists before the registry names it: afterwards a missing one is damage.
+        let database = Arc::new(self.tenant_place(&new.id, uid, &keys)?);
+        self.engine().write(&database, |_tx| Ok(())).await?;
+        self.engine().close(&database).await?;
+        let row = TenantRow {
+            uid,
+            id: new.id.clone(),
+            account: account.clone(),
+            wrapped: Some(wrapped()),
+        };
+        self.registry_write(move |tx| registry::insert_tenant(tx, &row))
+            .await?;
         let settings = self.merge_settings(&account, &crate::overlay::Overlay::default());
         let resident = Resident::new(new.id, uid, account, Some(wrapped()), settings);
         self.directory().add_tenant(Arc::clone(&resident));
         self.load(&resident).await?;
         let detail = [("tier", new.tier), ("uid", uid.to_string())].into();
-        self.record_change(operator, &resident, "tenant.create", detail).await?;
+        self.record_change(operator, &resident, "tenant.create", detail)
+            .await?;
         let name: TokenName = FIRST_TOKEN.parse().map_err(|_| KernelError::Busy)?;
         let token = self.add_token(&resident, name, Role::Admin, None).await?;
         Ok((Tenant::mint_for_operator(self, &resident, operator), token))
@@ -67,28 +87,41 @@ impl Kernel {
     ///
     /// # Errors
     /// When the change cannot be recorded.
-    pub async fn suspend_tenant(&self, operator: &Operator, tenant: &Tenant) -> Result<(), KernelError> {
+    pub async fn suspend_tenant(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+    ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
         // Containment first: a disk that fails below must not keep a runaway tenant running.
         let account = self.with_status(resident, Status::Suspended);
         resident.end_all();
         self.save_account(resident, account).await?;
-        self.record_if_possible(operator, resident, "tenant.suspend").await
+        self.record_if_possible(operator, resident, "tenant.suspend")
+            .await
     }
 
     /// Serves a suspended tenant again.
     ///
     /// # Errors
     /// When the change cannot be recorded.
-    pub async fn resume_tenant(&self, operator: &Operator, tenant: &Tenant) -> Result<(), KernelError> {
+    pub async fn resume_tenant(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+    ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
         if resident.account.load().status == Status::Deleting {
-            return Err(KernelError::Refused(format!("{} is being deleted", resident.id)));
+            return Err(KernelError::Refused(format!(
+                "{} is being deleted",
+                resident.id
+            )));
         }
         self.load(resident).await?;
-        self.record_change(operator, resident, "tenant.resume", BTreeMap::new()).await?;
+        self.record_change(operator, resident, "tenant.resume", BTreeMap::new())
+            .await?;
         let mut account = resident.account.load().as_ref().clone();
         account.status = Status::Active;
         self.save_account(resident, Arc::new(account)).await
@@ -114,8 +147,13 @@ impl Kernel {
         }
         account.overrides = overrides;
         self.load(resident).await?;
-        let detail = [("tier", account.tier.clone()), ("limits", format!("{:?}", account.overrides))].into();
-        self.record_change(operator, resident, "quota.set", detail).await?;
+        let detail = [
+            ("tier", account.tier.clone()),
+            ("limits", format!("{:?}", account.overrides)),
+        ]
+        .into();
+        self.record_change(operator, resident, "quota.set", detail)
+            .await?;
         self.save_account(resident, Arc::new(account)).await?;
         self.refresh_settings(resident);
         Ok(())
@@ -125,32 +163,59 @@ impl Kernel {
     ///
     /// # Errors
     /// When the keys could not be destroyed; once they are, the removal of files is finished at the next start if it fails here.
-    pub async fn delete_tenant(&self, operator: &Operator, tenant: &Tenant) -> Result<(), KernelError> {
+    pub async fn delete_tenant(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+    ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
         // The last entry of its log goes with it; it stands in the journal until the segment is retired.
-        self.record_if_possible(operator, resident, "tenant.delete").await?;
+        self.record_if_possible(operator, resident, "tenant.delete")
+            .await?;
         self.with_status(resident, Status::Deleting);
         resident.end_all();
         self.finish_deletion(resident).await
     }
 
     /// Carries a deletion from wherever it stopped to its end.
-    pub(crate) async fn finish_deletion(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+    pub(crate) async fn finish_deletion(
+        &self,
+        resident: &Arc<Resident>,
+    ) -> Result<(), KernelError> {
         let uid = resident.uid;
-        self.registry_write(move |tx| registry::destroy_keys(tx, uid)).await?;
+        self.registry_write(move |tx| registry::destroy_keys(tx, uid))
+            .await?;
         // The old row's pages lie in the write-ahead log until it is truncated.
-        self.engine().checkpoint(self.registry_place()).await?;
-        resident.wrapped.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.truncate_registry_log().await?;
+        resident
+            .wrapped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
         if let Some(place) = resident.place.get() {
             self.engine().close(place).await?;
         }
         self.forget_pending(resident);
         self.remove_directories(&resident.id)?;
-        self.registry_write(move |tx| registry::remove_tenant(tx, uid)).await?;
-        self.engine().checkpoint(self.registry_place()).await?;
+        self.registry_write(move |tx| registry::remove_tenant(tx, uid))
+            .await?;
+        self.truncate_registry_log().await?;
         self.directory().remove_tenant(resident);
         Ok(())
+    }
+
+    /// A reader in the way makes it busy: tried again for two seconds.
+    async fn truncate_registry_log(&self) -> Result<(), KernelError> {
+        let mut result = self.engine().checkpoint(self.registry_place()).await;
+        for _ in 0..20 {
+            if !matches!(result, Err(store::StoreError::Busy)) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            result = self.engine().checkpoint(self.registry_place()).await;
+        }
+        Ok(result?)
     }
 
     fn with_status(&self, resident: &Resident, status: Status) -> Arc<Account> {
@@ -161,9 +226,14 @@ impl Kernel {
         account
     }
 
-    async fn save_account(&self, resident: &Resident, account: Arc<Account>) -> Result<(), KernelError> {
+    async fn save_account(
+        &self,
+        resident: &Resident,
+        account: Arc<Account>,
+    ) -> Result<(), KernelError> {
         let (uid, stored) = (resident.uid, Arc::clone(&account));
-        self.registry_write(move |tx| registry::update_account(tx, uid, &stored)).await?;
+        self.registry_write(move |tx| registry::update_account(tx, uid, &stored))
+            .await?;
         resident.account.store(account);
         Ok(())
     }
@@ -176,7 +246,10 @@ impl Kernel {
         action: &'static str,
     ) -> Result<(), KernelError> {
         match self.load(resident).await {
-            Ok(()) => self.record_change(operator, resident, action, BTreeMap::new()).await,
+            Ok(()) => {
+                self.record_change(operator, resident, action, BTreeMap::new())
+                    .await
+            }
             Err(KernelError::Quarantined(_)) => Ok(()),
             Err(other) => Err(other),
         }
@@ -190,12 +263,16 @@ impl Kernel {
             // A name without a registry row whose directory exists: the rest of an interrupted creation, or planted files.
             tenants.remove_dir_all(id.as_str()).map_err(error)?;
         }
-        tenants.create_dir_with(id.as_str(), &private_dir()).map_err(error)?;
+        tenants
+            .create_dir_with(id.as_str(), &private_dir())
+            .map_err(error)?;
         let own = open_sub(&tenants, id.as_str()).map_err(error)?;
         for topic in TOPICS {
             own.create_dir_with(topic, &private_dir()).map_err(error)?;
         }
-        sync_dir(&own).and_then(|()| sync_dir(&tenants)).map_err(error)
+        sync_dir(&own)
+            .and_then(|()| sync_dir(&tenants))
+            .map_err(error)
     }
 
     fn remove_directories(&self, id: &TenantId) -> Result<(), KernelError> {
@@ -203,8 +280,15 @@ impl Kernel {
         match tenants.remove_dir_all(id.as_str()) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(crate::root::io_error(&self.root().tenant_path(id), "remove", &e)),
+            Err(e) => {
+                return Err(crate::root::io_error(
+                    &self.root().tenant_path(id),
+                    "remove",
+                    &e,
+                ));
+            }
         }
-        sync_dir(&tenants).map_err(|e| crate::root::io_error(&self.root().tenant_path(id), "sync", &e))
+        sync_dir(&tenants)
+            .map_err(|e| crate::root::io_error(&self.root().tenant_path(id), "sync", &e))
     }
 }

@@ -59,15 +59,31 @@ impl Log {
         let file = dir
             .open_with("gateway.log", &options)
             .map_err(|e| KernelError::Root(format!("cannot open gateway.log: {e}")))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), flushed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            flushed: Condvar::new(),
+        });
         let for_writer = Arc::clone(&shared);
-        #[expect(clippy::disallowed_methods, reason = "the log's one writer; joined on drop")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the log's one writer; joined on drop"
+        )]
         let writer = std::thread::spawn(move || for_writer.write_all(file.into_std()));
-        Ok(Self { shared, writer: Some(writer) })
+        Ok(Self {
+            shared,
+            writer: Some(writer),
+        })
     }
 
     /// Writes one line: `time`, `tenant`, `event`, then the fields in the order given.
-    pub fn event(&self, at: Timestamp, tenant: Option<&TenantId>, event: &str, fields: &[(&str, Field<'_>)]) {
+    pub fn event(
+        &self,
+        at: Timestamp,
+        tenant: Option<&TenantId>,
+        event: &str,
+        fields: &[(&str, Field<'_>)],
+    ) {
         let mut state = self.shared.lock();
         if state.lines.len() > BUFFER_MAX {
             state.dropped += 1;
@@ -87,7 +103,10 @@ impl Log {
         let asked = state.flush_asked;
         self.shared.wake.notify_one();
         let waiting = |state: &mut State| state.flush_done < asked;
-        let _guard = self.shared.flushed.wait_timeout_while(state, Duration::from_secs(1), waiting);
+        let _guard = self
+            .shared
+            .flushed
+            .wait_timeout_while(state, Duration::from_secs(1), waiting);
     }
 }
 
@@ -112,7 +131,9 @@ impl Shared {
         loop {
             let (asked, ending) = {
                 let idle = |state: &mut State| {
-                    state.lines.len() < WAKE_AT && !state.ending && state.flush_asked == state.flush_done
+                    state.lines.len() < WAKE_AT
+                        && !state.ending
+                        && state.flush_asked == state.flush_done
                 };
                 let (mut state, _timeout) = self
                     .wake
@@ -121,7 +142,9 @@ impl Shared {
                 std::mem::swap(&mut state.lines, &mut writing);
                 let dropped = std::mem::take(&mut state.dropped);
                 if dropped > 0 {
-                    let line = format!("{{\"tenant\":null,\"event\":\"log lines dropped\",\"count\":{dropped}}}\n");
+                    let line = format!(
+                        "{{\"tenant\":null,\"event\":\"log lines dropped\",\"count\":{dropped}}}\n"
+                    );
                     writing.extend_from_slice(line.as_bytes());
                 }
                 (state.flush_asked, state.ending)
@@ -138,7 +161,13 @@ impl Shared {
     }
 }
 
-fn write_line(out: &mut Vec<u8>, at: Timestamp, tenant: Option<&TenantId>, event: &str, fields: &[(&str, Field<'_>)]) {
+fn write_line(
+    out: &mut Vec<u8>,
+    at: Timestamp,
+    tenant: Option<&TenantId>,
+    event: &str,
+    fields: &[(&str, Field<'_>)],
+) {
     // Writing into memory cannot fail.
     let _in_memory = write!(out, "{{\"time\":\"{at}\",\"tenant\":");
     match tenant {
@@ -176,11 +205,19 @@ mod tests {
         let log = Log::open(&dir).unwrap();
         let acme = "acme".parse().unwrap();
         let hostile = "x\"}\n{\"tenant\":\"globex\u{1b}[31m";
-        log.event(Timestamp::default(), Some(&acme), "call", &[("model", Field::Text(hostile)), ("ms", Field::Number(3))]);
+        log.event(
+            Timestamp::default(),
+            Some(&acme),
+            "call",
+            &[("model", Field::Text(hostile)), ("ms", Field::Number(3))],
+        );
         log.event(Timestamp::default(), None, "start", &[]);
         log.flush();
         let text = dir.read_to_string("gateway.log").unwrap();
-        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["tenant"], "acme");
         assert_eq!(lines[0]["model"], hostile);

@@ -68,7 +68,10 @@ impl Kernel {
     async fn fold_old(&self) {
         let now = self.now();
         for resident in self.directory().all() {
-            let old = resident.books().oldest.is_some_and(|at| now.since(at) >= limits::FOLD_AGE_MAX);
+            let old = resident
+                .books()
+                .oldest
+                .is_some_and(|at| now.since(at) >= limits::FOLD_AGE_MAX);
             if old && resident.quarantine.load().is_none() {
                 let _reported = self.fold(&resident).await;
             }
@@ -88,12 +91,21 @@ impl Kernel {
                 // What cannot be recorded now stands in the log.
                 if self.record_failed_auth(&resident, count).is_err() {
                     let fields = [("count", Field::Number(u64::from(count)))];
-                    self.log().event(self.now(), Some(&resident.id), "failed authentications not recorded", &fields);
+                    self.log().event(
+                        self.now(),
+                        Some(&resident.id),
+                        "failed authentications not recorded",
+                        &fields,
+                    );
                 }
             }
         }
         for token in self.directory().all_tokens() {
-            let counted = token.refusals.lock().map(|mut storm| std::mem::take(&mut storm.uncounted)).unwrap_or(0);
+            let counted = token
+                .refusals
+                .lock()
+                .map(|mut storm| std::mem::take(&mut storm.uncounted))
+                .unwrap_or(0);
             if counted > 0 {
                 let _journal_down_stops_admission = self.record_storm(&token, counted);
             }
@@ -125,23 +137,40 @@ impl Kernel {
             }
         }
         if !used.is_empty() {
-            let saved = self.registry_write(move |tx| registry::save_last_used(tx, &used)).await;
+            let saved = self
+                .registry_write(move |tx| registry::save_last_used(tx, &used))
+                .await;
             if let Err(error) = saved {
                 let text = error.to_string();
-                self.log().event(self.now(), None, "last-used days not saved", &[("error", Field::Text(&text))]);
+                self.log().event(
+                    self.now(),
+                    None,
+                    "last-used days not saved",
+                    &[("error", Field::Text(&text))],
+                );
             }
         }
     }
 
     pub(crate) fn log_quarantine(&self, resident: &Resident, why: &str) {
-        self.log().event(self.now(), Some(&resident.id), "tenant quarantined", &[("reason", Field::Text(why))]);
+        self.log().event(
+            self.now(),
+            Some(&resident.id),
+            "tenant quarantined",
+            &[("reason", Field::Text(why))],
+        );
     }
 
     /// Looks at the overlay file when the last look is a second old.
     pub(crate) fn poll_overlay(&self, resident: &Arc<Resident>, now: Timestamp) {
         let last = resident.overlay_checked_ms.load(Ordering::Relaxed);
-        let due = now.unix_ms() - last >= i64::try_from(limits::OVERLAY_POLL.as_millis()).unwrap_or(1_000);
-        let taken = due && resident.overlay_checked_ms.compare_exchange(last, now.unix_ms(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let due = now.unix_ms() - last
+            >= i64::try_from(limits::OVERLAY_POLL.as_millis()).unwrap_or(1_000);
+        let taken = due
+            && resident
+                .overlay_checked_ms
+                .compare_exchange(last, now.unix_ms(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if taken {
             self.read_overlay(resident);
         }
@@ -149,9 +178,14 @@ impl Kernel {
 
     /// Reads the overlay if the file changed; an error keeps the last good one and is shown by `tenants show`.
     pub(crate) fn read_overlay(&self, resident: &Arc<Resident>) {
-        let Ok(dir) = self.root().tenant_dir(&resident.id) else { return };
+        let Ok(dir) = self.root().tenant_dir(&resident.id) else {
+            return;
+        };
         let stamp = file_stamp(&dir);
-        let mut watch = resident.overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut watch = resident
+            .overlay
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if watch.seen == stamp {
             return;
         }
@@ -173,7 +207,12 @@ impl Kernel {
                 }
             }
             Err(error) => {
-                self.log().event(self.now(), Some(&resident.id), "overlay not taken", &[("error", Field::Text(&error))]);
+                self.log().event(
+                    self.now(),
+                    Some(&resident.id),
+                    "overlay not taken",
+                    &[("error", Field::Text(&error))],
+                );
                 watch.error = Some(error);
             }
         }
@@ -192,13 +231,21 @@ impl Kernel {
             ..Entry::default()
         });
         if recorded.is_err() {
-            self.log().event(self.now(), Some(&resident.id), "overlay change not recorded", &[]);
+            self.log().event(
+                self.now(),
+                Some(&resident.id),
+                "overlay change not recorded",
+                &[],
+            );
         }
     }
 
     fn overlay_of(&self, dir: &Dir) -> Result<Overlay, String> {
-        let overlay = read_overlay_file(dir).and_then(|text| Overlay::parse(&text).map_err(|error| error.to_string()))?;
-        overlay.check_models(|name| self.knows_model(name)).map_err(|error| error.to_string())?;
+        let overlay = read_overlay_file(dir)
+            .and_then(|text| Overlay::parse(&text).map_err(|error| error.to_string()))?;
+        overlay
+            .check_models(|name| self.knows_model(name))
+            .map_err(|error| error.to_string())?;
         Ok(overlay)
     }
 
@@ -211,19 +258,30 @@ impl Kernel {
         if file_stamp(&dir).is_none() {
             return Ok(());
         }
-        self.overlay_of(&dir).map(|_| ()).map_err(KernelError::Refused)
+        self.overlay_of(&dir)
+            .map(|_| ())
+            .map_err(KernelError::Refused)
     }
 
     /// Why the overlay on disk is not in force, if it is not.
     #[must_use]
     pub fn overlay_error(&self, tenant: &crate::Tenant) -> Option<String> {
         self.read_overlay(tenant.resident());
-        tenant.resident().overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner).error.clone()
+        tenant
+            .resident()
+            .overlay
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .error
+            .clone()
     }
 
     pub(crate) fn refresh_settings(&self, resident: &Resident) {
         let overlay = {
-            let watch = resident.overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let watch = resident
+                .overlay
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             Arc::clone(&watch.overlay)
         };
         let settings = self.merge_settings(&resident.account.load(), &overlay);
@@ -234,7 +292,10 @@ impl Kernel {
     pub(crate) fn forget_pending(&self, resident: &Resident) {
         let pending: Vec<_> = resident.books().pending.drain(..).collect();
         self.pending().fetch_sub(pending.len(), Ordering::Relaxed);
-        let seqs: Vec<_> = pending.iter().flat_map(|record| record.sent.into_iter().chain([record.seq])).collect();
+        let seqs: Vec<_> = pending
+            .iter()
+            .flat_map(|record| record.sent.into_iter().chain([record.seq]))
+            .collect();
         self.journal().folded(&seqs);
     }
 }
@@ -242,17 +303,29 @@ impl Kernel {
 fn file_stamp(dir: &Dir) -> Option<FileStamp> {
     let meta = dir.symlink_metadata(OVERLAY_FILE).ok()?;
     let mtime_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    Some(FileStamp { inode: meta.ino(), size: meta.size(), mtime_ns })
+    Some(FileStamp {
+        inode: meta.ino(),
+        size: meta.size(),
+        mtime_ns,
+    })
 }
 
 fn read_overlay_file(dir: &Dir) -> Result<String, String> {
-    let meta = dir.symlink_metadata(OVERLAY_FILE).map_err(|error| format!("config.yaml: {error}"))?;
+    let meta = dir
+        .symlink_metadata(OVERLAY_FILE)
+        .map_err(|error| format!("config.yaml: {error}"))?;
     if !meta.is_file() || meta.nlink() != 1 {
         return Err("config.yaml: must be a plain file with one link".to_owned());
     }
-    let file = dir.open(OVERLAY_FILE).map_err(|error| format!("config.yaml: {error}"))?;
+    let file = dir
+        .open(OVERLAY_FILE)
+        .map_err(|error| format!("config.yaml: {error}"))?;
     let mut bytes = Vec::new();
-    let max = u64::try_from(limits::OVERLAY_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(max).read_to_end(&mut bytes).map_err(|error| format!("config.yaml: {error}"))?;
+    let max = u64::try_from(limits::OVERLAY_BYTES_MAX)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    file.take(max)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("config.yaml: {error}"))?;
     String::from_utf8(bytes).map_err(|_| "config.yaml: not valid UTF-8".to_owned())
 }

@@ -75,29 +75,29 @@ impl Kernel {
     /// # Errors
     /// When the master key is wrong, or the registry or the journal does not open.
     pub async fn open(options: KernelOptions) -> Result<(Self, Operator), KernelError> {
-        let KernelOptions { root, master, clock, tiers, models, writers, open_databases } = options;
-        let engine = Engine::start(EngineConfig { writers, readers: writers, open_max: open_databases })?;
-        let uid_seed = master.derive("registry uid");
-        let uid = TenantUid::from_bytes(uid_seed.expose().first_chunk::<16>().copied().unwrap_or_default());
-        let key = Arc::new(master.derive("registry database"));
-        let dir = crate::root::syncable(root.dir(), root.path())?;
-        let place = Place::new(dir, root.path().to_owned(), "registry.db", key, uid, &schema::REGISTRY);
-        let registry = Arc::new(place.with_secure_delete());
-        let registry_fault = |error: store::StoreError| {
-            KernelError::Root(format!("the registry does not open ({error}); is this the master key of this data directory?"))
+        let KernelOptions {
+            root,
+            master,
+            clock,
+            tiers,
+            models,
+            writers,
+            open_databases,
+        } = options;
+        let config = EngineConfig {
+            writers,
+            readers: writers,
+            open_max: open_databases,
         };
-        // A writer creates the file where it is missing.
-        engine.write(&registry, |_tx| Ok(())).await.map_err(registry_fault)?;
-        let rows = engine
-            .read(&registry, |tx| Ok((registry::tenants(tx)?, registry::tokens(tx)?, registry::setting(tx, OPERATOR_KEY)?)))
-            .await
-            .map_err(registry_fault)?;
+        let engine = Engine::start(config)?;
+        let registry = registry_place(&root, &master)?;
+        let rows = registry_rows(&engine, &registry).await?;
         let signer = SigningKey::from_seed(master.derive("journal signing").expose());
-        let journal_dir = crate::root::syncable(&root.sub("journal")?, root.path())?;
+        let journal_path = root.path().join("journal");
+        let journal_dir = crate::root::syncable(&root.sub("journal")?, &journal_path)?;
         let (journal, found) = Journal::open(journal_dir, signer, JournalOptions::default())
             .map_err(|error| KernelError::Root(format!("the journal does not open: {error}")))?;
         let log = Log::open(root.dir())?;
-        let operator_hash = rows.2.and_then(|hash| <[u8; 32]>::try_from(hash).ok());
         let kernel = Self {
             inner: Arc::new(Inner {
                 root,
@@ -112,12 +112,12 @@ impl Kernel {
                 tasks: Tasks::default(),
                 log,
                 recovered: Mutex::new(HashMap::new()),
-                operator_hash: ArcSwap::from_pointee(operator_hash),
+                operator_hash: ArcSwap::from_pointee(rows.operator_hash),
                 pending: AtomicUsize::new(0),
                 changes: tokio::sync::Mutex::new(()),
             }),
         };
-        kernel.fill_directory(rows.0, rows.1);
+        kernel.fill_directory(rows.tenants, rows.tokens);
         kernel.take_in(found);
         kernel.finish_deletions().await?;
         Ok((kernel, Operator::of_the_opener()))
@@ -147,7 +147,12 @@ impl Kernel {
         for damage in found.damaged {
             if damage.cause == DamageCause::Tail {
                 // The last group before a power cut: nothing of it was confirmed to anybody.
-                self.log().event(self.now(), None, "journal tail of the last run is incomplete", &[]);
+                self.log().event(
+                    self.now(),
+                    None,
+                    "journal tail of the last run is incomplete",
+                    &[],
+                );
                 continue;
             }
             let resident = damage.uid.and_then(|uid| self.directory().by_uid(&uid));
@@ -156,7 +161,8 @@ impl Kernel {
                 self.log_quarantine(&resident, &why);
                 resident.put_in_quarantine(why);
             } else {
-                self.log().event(self.now(), None, "journal damage without an owner", &[]);
+                self.log()
+                    .event(self.now(), None, "journal damage without an owner", &[]);
             }
         }
         by_uid.retain(|uid, records| {
@@ -167,7 +173,11 @@ impl Kernel {
             }
             living
         });
-        *self.inner.recovered.lock().unwrap_or_else(PoisonError::into_inner) = by_uid;
+        *self
+            .inner
+            .recovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = by_uid;
     }
 
     async fn finish_deletions(&self) -> Result<(), KernelError> {
@@ -185,7 +195,8 @@ impl Kernel {
     /// When the registry cannot be written.
     pub async fn new_operator_key(&self, _operator: &Operator) -> Result<Secret, KernelError> {
         let (text, hash) = OperatorKey::generate();
-        self.registry_write(move |tx| registry::set_setting(tx, OPERATOR_KEY, &hash)).await?;
+        self.registry_write(move |tx| registry::set_setting(tx, OPERATOR_KEY, &hash))
+            .await?;
         self.inner.operator_hash.store(Arc::new(Some(hash)));
         Ok(text)
     }
@@ -230,23 +241,40 @@ impl Kernel {
             return Ok(());
         }
         let known: Vec<_> = tiers.tiers.keys().map(String::as_str).collect();
-        Err(KernelError::NotFound(format!("there is no tier {name:?}; the configuration has: {}", known.join(", "))))
+        Err(KernelError::NotFound(format!(
+            "there is no tier {name:?}; the configuration has: {}",
+            known.join(", ")
+        )))
     }
 
     pub(crate) fn merge_settings(&self, account: &Account, overlay: &Overlay) -> Settings {
         let tiers = self.tiers();
-        let fallback = Tier::default();
-        let tier = tiers.tiers.get(&account.tier).unwrap_or(&fallback);
+        // A tier that is no longer configured shows no model: nobody is served without limits by a slip of the configuration.
+        let closed = Tier {
+            models: Some(Vec::new()),
+            ..Tier::default()
+        };
+        let tier = tiers.tiers.get(&account.tier).unwrap_or(&closed);
         Settings::merge(tier, &tiers, &account.overrides, overlay)
     }
 
     pub(crate) fn take_recovered(&self, resident: &Resident) -> Vec<RecordRef> {
-        let mut recovered = self.inner.recovered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recovered = self
+            .inner
+            .recovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         recovered.remove(&resident.uid).unwrap_or_default()
     }
 
     pub(crate) fn unopened_with_records(&self) -> Vec<TenantUid> {
-        self.inner.recovered.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.inner
+            .recovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .copied()
+            .collect()
     }
 
     /// The current moment.
@@ -304,4 +332,50 @@ impl Kernel {
     pub(crate) fn changes(&self) -> &tokio::sync::Mutex<()> {
         &self.inner.changes
     }
+}
+
+fn registry_place(root: &DataRoot, master: &MasterKey) -> Result<Arc<Place>, KernelError> {
+    let seed = master.derive("registry uid");
+    let uid = seed
+        .expose()
+        .first_chunk::<16>()
+        .copied()
+        .unwrap_or_default();
+    let key = Arc::new(master.derive("registry database"));
+    let dir = crate::root::syncable(root.dir(), root.path())?;
+    let path = root.path().to_owned();
+    let uid = TenantUid::from_bytes(uid);
+    let place = Place::new(dir, path, "registry.db", key, uid, &schema::REGISTRY);
+    let place = place.with_secure_delete();
+    // Where tenants are, a missing registry is a loss to be reported, not a reason to begin anew.
+    let begun = root
+        .sub("tenants")?
+        .entries()
+        .is_ok_and(|mut entries| entries.next().is_some());
+    Ok(Arc::new(if begun { place.existing() } else { place }))
+}
+
+struct RegistryRows {
+    tenants: Vec<registry::TenantRow>,
+    tokens: Vec<registry::TokenRow>,
+    operator_hash: Option<[u8; 32]>,
+}
+
+async fn registry_rows(engine: &Engine, place: &Arc<Place>) -> Result<RegistryRows, KernelError> {
+    let fault = |error: store::StoreError| {
+        KernelError::Root(format!(
+            "the registry does not open ({error}); is this the master key of this data directory?"
+        ))
+    };
+    // A writer creates the file where it is missing.
+    engine.write(place, |_tx| Ok(())).await.map_err(fault)?;
+    let read = engine.read(place, |tx| {
+        Ok(RegistryRows {
+            tenants: registry::tenants(tx)?,
+            tokens: registry::tokens(tx)?,
+            operator_hash: registry::setting(tx, OPERATOR_KEY)?
+                .and_then(|hash| <[u8; 32]>::try_from(hash).ok()),
+        })
+    });
+    read.await.map_err(fault)
 }

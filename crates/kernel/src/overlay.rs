@@ -49,13 +49,32 @@ impl std::error::Error for OverlayError {}
 
 /// Keys that an operator sets and a tenant cannot. Only for a better message; the type already has no place for them.
 const OPERATOR_KEYS: &[&str] = &[
-    "admin", "api_key", "base_url", "cost_per_day_usd", "cost_per_month_usd", "limits", "listen", "markup", "providers", "quota",
-    "quotas", "ratecards", "requests_per_day", "requests_per_minute", "requests_per_second", "tier", "tiers", "tls",
-    "tokens_per_day", "tokens_per_minute",
+    "admin",
+    "api_key",
+    "base_url",
+    "cost_per_day_usd",
+    "cost_per_month_usd",
+    "limits",
+    "listen",
+    "markup",
+    "providers",
+    "quota",
+    "quotas",
+    "ratecards",
+    "requests_per_day",
+    "requests_per_minute",
+    "requests_per_second",
+    "tier",
+    "tiers",
+    "tls",
+    "tokens_per_day",
+    "tokens_per_minute",
 ];
 
 /// Keys of the surface whose feature is not in this version.
-const LATER_KEYS: &[&str] = &["cache", "channels", "cron", "mcp", "policies", "skills", "tools"];
+const LATER_KEYS: &[&str] = &[
+    "cache", "channels", "cron", "mcp", "policies", "skills", "tools",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,10 +94,19 @@ impl Overlay {
     /// Unknown, duplicate or out-of-range keys, anchors, merge keys, and files above the size limit.
     pub fn parse(text: &str) -> Result<Self, OverlayError> {
         if text.len() > limits::OVERLAY_BYTES_MAX {
-            let message = format!("larger than the limit of {} bytes", limits::OVERLAY_BYTES_MAX);
-            return Err(OverlayError { line: None, message });
+            let message = format!(
+                "larger than the limit of {} bytes",
+                limits::OVERLAY_BYTES_MAX
+            );
+            return Err(OverlayError {
+                line: None,
+                message,
+            });
         }
-        if text.lines().all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#')) {
+        if text
+            .lines()
+            .all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#'))
+        {
             return Ok(Self::default());
         }
         let mut options = serde_saphyr::Options::default();
@@ -90,7 +118,8 @@ impl Overlay {
             budget.max_aliases = 0;
             budget.max_documents = 1;
         }
-        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| refusal(&error))?;
+        let file: File = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| refusal(&error, text))?;
         let overlay = Self {
             model: file.model,
             models: file.models,
@@ -99,7 +128,12 @@ impl Overlay {
             system_prompt: file.system_prompt,
             tasks: file.tasks.unwrap_or_default(),
         };
-        overlay.in_range(file.temperature).map_err(|message| OverlayError { line: None, message })?;
+        overlay
+            .in_range(file.temperature)
+            .map_err(|message| OverlayError {
+                line: None,
+                message,
+            })?;
         Ok(overlay)
     }
 
@@ -110,7 +144,11 @@ impl Overlay {
         if temperature.is_some_and(|value| !(0.0..=2.0).contains(&value)) {
             return Err("temperature: must be from 0 to 2".to_owned());
         }
-        let names = self.model.iter().chain(self.models.iter().flatten()).chain(self.tasks.values());
+        let names = self
+            .model
+            .iter()
+            .chain(self.models.iter().flatten())
+            .chain(self.tasks.values());
         for name in names {
             if name.is_empty() || name.len() > 256 {
                 return Err("model names: must have 1 to 256 bytes".to_owned());
@@ -125,32 +163,61 @@ impl Overlay {
     /// Names the key and the model that does not exist.
     pub fn check_models(&self, known: impl Fn(&str) -> bool) -> Result<(), OverlayError> {
         let model = self.model.iter().map(|name| ("model".to_owned(), name));
-        let models = self.models.iter().flatten().map(|name| ("models".to_owned(), name));
-        let tasks = self.tasks.iter().map(|(task, name)| (format!("tasks.{task}"), name));
+        let models = self
+            .models
+            .iter()
+            .flatten()
+            .map(|name| ("models".to_owned(), name));
+        let tasks = self
+            .tasks
+            .iter()
+            .map(|(task, name)| (format!("tasks.{task}"), name));
         for (key, name) in model.chain(models).chain(tasks) {
             if !known(name) {
-                return Err(OverlayError { line: None, message: format!("{key}: there is no model {name:?}") });
+                return Err(OverlayError {
+                    line: None,
+                    message: format!("{key}: there is no model {name:?}"),
+                });
             }
         }
         Ok(())
     }
 }
 
-fn refusal(error: &serde_saphyr::Error) -> OverlayError {
-    let line = error.location().map(|at| at.line()).filter(|line| *line > 0);
+fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
+    let line = error
+        .location()
+        .map(|at| at.line())
+        .filter(|line| *line > 0);
     let text = error.without_snippet().to_string();
-    let unknown = text.split_once("unknown field").and_then(|(_, rest)| rest.split(['`', '\'', '"']).nth(1));
+    let unknown = text
+        .split_once("unknown field")
+        .and_then(|(_, rest)| rest.split(['`', '\'', '"']).nth(1));
     let message = match unknown {
         Some(key) if OPERATOR_KEYS.contains(&key) => {
             format!("{key}: is set by the operator and cannot stand in a tenant's configuration")
         }
-        Some(key) if LATER_KEYS.contains(&key) => format!("{key}: is not available in this version"),
+        Some(key) if LATER_KEYS.contains(&key) => {
+            format!("{key}: is not available in this version")
+        }
         Some(key) => format!(
             "{key}: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks"
         ),
-        None => text.lines().next().unwrap_or("not valid YAML").to_owned(),
+        None => {
+            let what = text.lines().next().unwrap_or("not valid YAML");
+            let what = what.rsplit_once(" at line ").map_or(what, |(what, _)| what);
+            key_on(file, line).map_or_else(|| what.to_owned(), |key| format!("{key}: {what}"))
+        }
     };
     OverlayError { line, message }
+}
+
+/// The key that stands on a line of the file, if one does.
+fn key_on(file: &str, line: Option<u64>) -> Option<&str> {
+    let index = usize::try_from(line?).ok()?.checked_sub(1)?;
+    let (key, _) = file.lines().nth(index)?.split_once(':')?;
+    let key = key.trim().trim_matches(['"', '\'']);
+    (!key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')).then_some(key)
 }
 
 #[cfg(test)]
@@ -174,21 +241,39 @@ mod tests {
     #[test]
     fn refuses_by_name_and_line() {
         for (text, line, part) in [
-            ("model: a\nproviders: []\n", 2, "providers: is set by the operator"),
-            ("cost_per_day_usd: 5\n", 1, "cost_per_day_usd: is set by the operator"),
+            (
+                "model: a\nproviders: []\n",
+                2,
+                "providers: is set by the operator",
+            ),
+            (
+                "cost_per_day_usd: 5\n",
+                1,
+                "cost_per_day_usd: is set by the operator",
+            ),
             ("model: a\n\ncolour: red\n", 3, "colour: unknown key"),
             ("cache: { exact: true }\n", 1, "cache: is not available"),
             ("model: a\nmodel: b\n", 2, "uplicate"),
             ("model: &x a\nsystem_prompt: *x\n", 1, "anchor"),
             ("<<: { model: a }\n", 1, "erge"),
-            ("max_tokens: many\n", 1, ""),
+            ("max_tokens: many\n", 1, "max_tokens: "),
         ] {
             let error = Overlay::parse(text).unwrap_err();
             assert_eq!(error.line, Some(line), "{text}: {error}");
             assert!(error.message.contains(part), "{text}: {error}");
         }
-        assert!(Overlay::parse("max_tokens: 0").unwrap_err().message.contains("max_tokens"));
-        assert!(Overlay::parse("temperature: 3").unwrap_err().message.contains("temperature"));
+        assert!(
+            Overlay::parse("max_tokens: 0")
+                .unwrap_err()
+                .message
+                .contains("max_tokens")
+        );
+        assert!(
+            Overlay::parse("temperature: 3")
+                .unwrap_err()
+                .message
+                .contains("temperature")
+        );
         assert!(Overlay::parse("temperature: .nan").is_err());
         assert!(Overlay::parse(&" ".repeat(limits::OVERLAY_BYTES_MAX + 1)).is_err());
     }

@@ -197,7 +197,12 @@ struct Sliding {
 impl Sliding {
     fn new(window_ms: i64) -> Self {
         // One slot more than the window would need keeps the bound strict: nothing leaves early.
-        Self { slot_ms: (window_ms + SLOTS as i64 - 2) / (SLOTS as i64 - 1), newest: 0, slots: [0; SLOTS], total: 0 }
+        Self {
+            slot_ms: (window_ms + SLOTS as i64 - 2) / (SLOTS as i64 - 1),
+            newest: 0,
+            slots: [0; SLOTS],
+            total: 0,
+        }
     }
 
     fn advance(&mut self, now: Timestamp) {
@@ -253,8 +258,14 @@ impl Counter {
         let epoch = Timestamp::default().day();
         match window {
             Window::Sliding { ms } => Self::Sliding(Box::new(Sliding::new(ms))),
-            Window::Day => Self::Day { day: epoch, used: 0 },
-            Window::Month => Self::Month { month: epoch.month(), used: 0 },
+            Window::Day => Self::Day {
+                day: epoch,
+                used: 0,
+            },
+            Window::Month => Self::Month {
+                month: epoch.month(),
+                used: 0,
+            },
             Window::Open => Self::Open { used: 0 },
         }
     }
@@ -314,17 +325,31 @@ impl Counters {
     ///
     /// # Errors
     /// The first quota of the table that it does not fit.
-    pub fn reserve(&mut self, limits: &Limits, demand: Demand, now: Timestamp) -> Result<Reservation, Exceeded> {
+    pub fn reserve(
+        &mut self,
+        limits: &Limits,
+        demand: Demand,
+        now: Timestamp,
+    ) -> Result<Reservation, Exceeded> {
         for quota in Quota::ALL {
             let counter = &mut self.0[quota as usize];
             counter.advance(now);
             let needed = demand.of(quota.unit());
-            let Some(limit) = limits.limit(quota) else { continue };
+            let Some(limit) = limits.limit(quota) else {
+                continue;
+            };
             let used = counter.used();
             if needed > 0 && used + needed > limit {
                 // A limit of 0 is hit like any other; a call larger than a positive limit never fits.
-                let retry_at = (needed <= limit || limit == 0).then(|| counter.retry_at(limit, needed, now));
-                return Err(Exceeded { quota, limit, used, needed, retry_at });
+                let retry_at =
+                    (needed <= limit || limit == 0).then(|| counter.retry_at(limit, needed, now));
+                return Err(Exceeded {
+                    quota,
+                    limit,
+                    used,
+                    needed,
+                    retry_at,
+                });
             }
         }
         for quota in Quota::ALL {
@@ -349,7 +374,11 @@ impl Counters {
     /// Lowers a reservation; nothing is ever raised here.
     pub fn shrink(&mut self, reservation: &mut Reservation, to: Demand) {
         let held = reservation.demand;
-        let to = Demand { requests: held.requests, tokens: to.tokens.min(held.tokens), cost: to.cost.min(held.cost) };
+        let to = Demand {
+            requests: held.requests,
+            tokens: to.tokens.min(held.tokens),
+            cost: to.cost.min(held.cost),
+        };
         for quota in Quota::ALL {
             let unit = quota.unit();
             self.0[quota as usize].add(reservation.at, to.of(unit) - held.of(unit));
@@ -385,7 +414,11 @@ impl Counters {
         Quota::ALL
             .into_iter()
             .filter(|quota| quota.unit() == unit)
-            .filter_map(|quota| limits.limit(quota).map(|limit| (limit - self.used(quota, now)).max(0)))
+            .filter_map(|quota| {
+                limits
+                    .limit(quota)
+                    .map(|limit| (limit - self.used(quota, now)).max(0))
+            })
             .min()
     }
 
@@ -406,7 +439,11 @@ mod tests {
     }
 
     fn call(tokens: u64, usd: &str) -> Demand {
-        Demand { requests: 1, tokens, cost: Money::parse_usd(usd).unwrap() }
+        Demand {
+            requests: 1,
+            tokens,
+            cost: Money::parse_usd(usd).unwrap(),
+        }
     }
 
     fn limits(pairs: &[(Quota, i128)]) -> Limits {
@@ -422,7 +459,9 @@ mod tests {
         let limits = limits(&[(Quota::CostPerDay, Money::parse_usd("5").unwrap().pico())]);
         let now = at("2026-11-22T10:00:00Z");
         let mut counters = Counters::default();
-        let admitted = (0..1000).filter(|_| counters.reserve(&limits, call(10, "0.1"), now).is_ok()).count();
+        let admitted = (0..1000)
+            .filter(|_| counters.reserve(&limits, call(10, "0.1"), now).is_ok())
+            .count();
         assert_eq!(admitted, 50);
         let refused = counters.reserve(&limits, call(10, "0.1"), now).unwrap_err();
         assert_eq!(refused.quota, Quota::CostPerDay);
@@ -432,7 +471,9 @@ mod tests {
     #[test]
     fn larger_than_the_limit_never_fits() {
         let limits = limits(&[(Quota::TokensPerDay, 100)]);
-        let refused = Counters::default().reserve(&limits, call(101, "0"), at("2026-01-01")).unwrap_err();
+        let refused = Counters::default()
+            .reserve(&limits, call(101, "0"), at("2026-01-01"))
+            .unwrap_err();
         assert_eq!(refused.retry_at, None);
     }
 
@@ -440,17 +481,42 @@ mod tests {
     fn zero_admits_nothing_and_windows_reset() {
         let none = limits(&[(Quota::RequestsPerDay, 0)]);
         let mut counters = Counters::default();
-        assert!(counters.reserve(&none, call(0, "0"), at("2026-01-01")).is_err());
+        assert!(
+            counters
+                .reserve(&none, call(0, "0"), at("2026-01-01"))
+                .is_err()
+        );
         let month = limits(&[(Quota::CostPerMonth, Money::parse_usd("1").unwrap().pico())]);
-        let held = counters.reserve(&month, call(1, "1"), at("2026-12-31T23:59:59Z")).unwrap();
-        let refused = counters.reserve(&month, call(1, "1"), at("2026-12-31T23:59:59.9Z")).unwrap_err();
+        let held = counters
+            .reserve(&month, call(1, "1"), at("2026-12-31T23:59:59Z"))
+            .unwrap();
+        let refused = counters
+            .reserve(&month, call(1, "1"), at("2026-12-31T23:59:59.9Z"))
+            .unwrap_err();
         assert_eq!(refused.retry_at, Some(at("2027-01-01")));
-        let next = counters.reserve(&month, call(1, "1"), at("2027-01-01")).unwrap();
+        let next = counters
+            .reserve(&month, call(1, "1"), at("2027-01-01"))
+            .unwrap();
         // The old month's settlement does not touch the new month.
-        counters.settle(held, Demand { requests: 1, tokens: 1, cost: Money::ZERO });
-        assert!(counters.reserve(&month, call(1, "0.1"), at("2027-01-01")).is_err());
+        counters.settle(
+            held,
+            Demand {
+                requests: 1,
+                tokens: 1,
+                cost: Money::ZERO,
+            },
+        );
+        assert!(
+            counters
+                .reserve(&month, call(1, "0.1"), at("2027-01-01"))
+                .is_err()
+        );
         counters.settle(next, call(1, "0.5"));
-        assert!(counters.reserve(&month, call(1, "0.5"), at("2027-01-01")).is_ok());
+        assert!(
+            counters
+                .reserve(&month, call(1, "0.5"), at("2027-01-01"))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -466,7 +532,11 @@ mod tests {
             }
         }
         for window in admitted.windows(11) {
-            assert!(window[10] - window[0] >= 60_000, "{} ms", window[10] - window[0]);
+            assert!(
+                window[10] - window[0] >= 60_000,
+                "{} ms",
+                window[10] - window[0]
+            );
         }
         assert!(admitted.len() > 55);
     }
@@ -477,10 +547,19 @@ mod tests {
         let mut counters = Counters::default();
         let now = at("2026-01-01T00:00:30Z");
         let _held = counters.reserve(&limits, call(1, "0"), now).unwrap();
-        let retry = counters.reserve(&limits, call(1, "0"), now).unwrap_err().retry_at.unwrap();
+        let retry = counters
+            .reserve(&limits, call(1, "0"), now)
+            .unwrap_err()
+            .retry_at
+            .unwrap();
         assert!(retry.since(now).as_secs() <= 62);
         let before = Timestamp::from_unix_ms(retry.unix_ms() - 1);
-        assert!(counters.clone().reserve(&limits, call(1, "0"), before).is_err());
+        assert!(
+            counters
+                .clone()
+                .reserve(&limits, call(1, "0"), before)
+                .is_err()
+        );
         assert!(counters.reserve(&limits, call(1, "0"), retry).is_ok());
     }
 

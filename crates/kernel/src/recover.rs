@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
-use base::{Money, Timestamp, UtcDay};
+use base::{Money, TenantId, TenantUid, Timestamp, UtcDay};
 use store::sql::params;
 use store::{Place, ReadTx, RecordKind, RecordRef, StoreError};
 use vault::TenantKeys;
@@ -26,7 +26,10 @@ impl Kernel {
         if let Some(why) = resident.quarantine.load_full() {
             return Err(KernelError::Quarantined(why.as_str().to_owned()));
         }
-        let opened = resident.loaded.get_or_try_init(|| self.open_tenant(resident)).await;
+        let opened = resident
+            .loaded
+            .get_or_try_init(|| self.open_tenant(resident))
+            .await;
         match opened {
             Ok(()) => Ok(()),
             Err(KernelError::Store(error)) => self.checked(resident, Err(error)),
@@ -45,16 +48,29 @@ impl Kernel {
         let recovered = self.recovered_payloads(resident, &keys)?;
         let orphans = recovered.orphans;
         let durable = recovered.durable;
-        self.engine().write(&place, move |tx| fold::insert(tx, &durable)).await?;
+        self.engine()
+            .write(&place, move |tx| fold::insert(tx, &durable))
+            .await?;
         self.journal().folded(&recovered.folded);
         let month = self.now().day().month().first_day();
-        let sent: Vec<i64> = orphans.iter().map(|orphan| i64::try_from(orphan.seq.number()).unwrap_or(i64::MAX)).collect();
-        let state = self.engine().read(&place, move |tx| stored_state(tx, month, &sent)).await?;
+        let sent: Vec<i64> = orphans
+            .iter()
+            .map(|orphan| i64::try_from(orphan.seq.number()).unwrap_or(i64::MAX))
+            .collect();
+        let state = self
+            .engine()
+            .read(&place, move |tx| stored_state(tx, month, &sent))
+            .await?;
         let opened = secrets::open_all(resident, &keys.secrets, state.secrets)?;
         resident.secrets.store(Arc::new(opened));
         self.restore_counters(resident, state.audit_next, &state.rollups);
         // A `sent` record can outlive the segment of its settlement: then the database knows how it ended.
-        for orphan in orphans.into_iter().zip(state.ended).filter(|(_, ended)| !ended).map(|(orphan, _)| orphan) {
+        for orphan in orphans
+            .into_iter()
+            .zip(state.ended)
+            .filter(|(_, ended)| !ended)
+            .map(|(orphan, _)| orphan)
+        {
             self.settle_orphan(resident, &orphan).await?;
         }
         self.read_overlay(resident);
@@ -71,7 +87,11 @@ impl Kernel {
     }
 
     /// An attempt that a crash left open: recorded as unknown, charged at its hold, once.
-    async fn settle_orphan(&self, resident: &Arc<Resident>, orphan: &Orphan) -> Result<(), KernelError> {
+    async fn settle_orphan(
+        &self,
+        resident: &Arc<Resident>,
+        orphan: &Orphan,
+    ) -> Result<(), KernelError> {
         let row = Row::unknown(orphan.seq.number(), &orphan.sent, self.now());
         let charged = Demand {
             requests: row.requests,
@@ -79,14 +99,31 @@ impl Kernel {
             cost: Money::from_pico(i128::from(row.charged_pico)),
         };
         let started = Timestamp::from_unix_ms(row.started_ms);
-        resident.books().counters.restore(started, charged, self.now());
-        let ended = Ended { at: self.now(), row: Some(row) };
-        let settled = append_settled(self, resident, orphan.seq, &orphan.sent, ended, &Settlement::unknown())?;
+        resident
+            .books()
+            .counters
+            .restore(started, charged, self.now());
+        let ended = Ended {
+            at: self.now(),
+            row: Some(row),
+        };
+        let settled = append_settled(
+            self,
+            resident,
+            orphan.seq,
+            &orphan.sent,
+            ended,
+            &Settlement::unknown(),
+        )?;
         self.durable(settled).await
     }
 
     /// Reads what the journal held of this tenant at start, opened with its own key.
-    fn recovered_payloads(&self, resident: &Resident, keys: &TenantKeys) -> Result<Recovered, KernelError> {
+    fn recovered_payloads(
+        &self,
+        resident: &Resident,
+        keys: &TenantKeys,
+    ) -> Result<Recovered, KernelError> {
         let records = self.take_recovered(resident);
         let settled: HashSet<u64> = records
             .iter()
@@ -98,16 +135,35 @@ impl Kernel {
             let payload = self.open_payload(resident, keys, record)?;
             match payload {
                 Payload::Sent(sent) if !settled.contains(&record.seq.number()) => {
-                    recovered.orphans.push(Orphan { seq: record.seq, sent });
+                    recovered.orphans.push(Orphan {
+                        seq: record.seq,
+                        sent,
+                    });
                 }
                 Payload::Sent(_) => recovered.folded.push(record.seq),
-                Payload::Settled { row, audit_seq, entry } => {
+                Payload::Settled {
+                    row,
+                    audit_seq,
+                    entry,
+                } => {
                     let (sent, row) = (record.reference, row.map(|row| *row));
-                    recovered.durable.push(Pending { seq: record.seq, sent, row, audit_seq, entry });
+                    recovered.durable.push(Pending {
+                        seq: record.seq,
+                        sent,
+                        row,
+                        audit_seq,
+                        entry,
+                    });
                     recovered.folded.push(record.seq);
                 }
                 Payload::Event { audit_seq, entry } => {
-                    recovered.durable.push(Pending { seq: record.seq, sent: None, row: None, audit_seq, entry });
+                    recovered.durable.push(Pending {
+                        seq: record.seq,
+                        sent: None,
+                        row: None,
+                        audit_seq,
+                        entry,
+                    });
                     recovered.folded.push(record.seq);
                 }
             }
@@ -115,10 +171,23 @@ impl Kernel {
         Ok(recovered)
     }
 
-    fn open_payload(&self, resident: &Resident, keys: &TenantKeys, record: &RecordRef) -> Result<Payload, KernelError> {
-        let damaged = || KernelError::Quarantined(format!("journal record {} does not open", record.seq.number()));
+    fn open_payload(
+        &self,
+        resident: &Resident,
+        keys: &TenantKeys,
+        record: &RecordRef,
+    ) -> Result<Payload, KernelError> {
+        let damaged = || {
+            KernelError::Quarantined(format!(
+                "journal record {} does not open",
+                record.seq.number()
+            ))
+        };
         let sealed = self.journal().read(record).map_err(|_| damaged())?;
-        let plain = keys.journal.open(&record_aad(resident, record.seq), &sealed).map_err(|_| damaged())?;
+        let plain = keys
+            .journal
+            .open(&record_aad(resident, record.seq), &sealed)
+            .map_err(|_| damaged())?;
         journal_record::read(record.kind, &plain)
     }
 
@@ -127,10 +196,17 @@ impl Kernel {
         if let Some(keys) = resident.keys.get() {
             return Ok(Arc::clone(keys));
         }
-        let wrapped = resident.wrapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrapped = resident
+            .wrapped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let wrapped = wrapped.as_ref().ok_or(KernelError::Revoked)?;
-        let refused = |_| KernelError::Quarantined("its keys do not open under this master key".to_owned());
-        let root = self.master().unwrap(&resident.uid, &wrapped.root).map_err(refused)?;
+        let refused =
+            |_| KernelError::Quarantined("its keys do not open under this master key".to_owned());
+        let root = self
+            .master()
+            .unwrap(&resident.uid, &wrapped.root)
+            .map_err(refused)?;
         let keys = TenantKeys::open(&root, &resident.uid, &wrapped.sealed).map_err(refused)?;
         Ok(Arc::clone(resident.keys.get_or_init(|| Arc::new(keys))))
     }
@@ -141,17 +217,39 @@ impl Kernel {
             return Ok(Arc::clone(place));
         }
         let keys = self.keys(resident)?;
-        let dir = self
-            .root()
-            .tenant_dir(&resident.id)
-            .map_err(|_| KernelError::Quarantined("its directory cannot be opened".to_owned()))?;
-        let path = self.root().tenant_path(&resident.id);
-        let place = Place::new(crate::root::syncable(&dir, &path)?, path, "tenant.db", Arc::clone(&keys.database), resident.uid, &schema::TENANT);
+        // A database that is gone is damage, not a reason to begin anew.
+        let place = self
+            .tenant_place(&resident.id, resident.uid, &keys)?
+            .existing();
         Ok(Arc::clone(resident.place.get_or_init(|| Arc::new(place))))
     }
 
+    pub(crate) fn tenant_place(
+        &self,
+        id: &TenantId,
+        uid: TenantUid,
+        keys: &TenantKeys,
+    ) -> Result<Place, KernelError> {
+        let gone = |_| KernelError::Quarantined("its directory cannot be opened".to_owned());
+        let dir = self.root().tenant_dir(id).map_err(gone)?;
+        let path = self.root().tenant_path(id);
+        let handle = crate::root::syncable(&dir, &path)?;
+        Ok(Place::new(
+            handle,
+            path,
+            "tenant.db",
+            Arc::clone(&keys.database),
+            uid,
+            &schema::TENANT,
+        ))
+    }
+
     /// Turns a store's failure into the tenant's quarantine where it is the tenant's own.
-    pub(crate) fn checked<T>(&self, resident: &Resident, result: Result<T, StoreError>) -> Result<T, KernelError> {
+    pub(crate) fn checked<T>(
+        &self,
+        resident: &Resident,
+        result: Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
         let error = match result {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -190,13 +288,20 @@ struct Stored {
 
 /// Whether a failure says nothing about the tenant's data.
 fn passing(error: &StoreError) -> bool {
-    matches!(error, StoreError::Busy | StoreError::Full | StoreError::Closed | StoreError::Query { .. })
+    matches!(
+        error,
+        StoreError::Busy | StoreError::Full | StoreError::Closed | StoreError::Query { .. }
+    )
 }
 
 fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, StoreError> {
     let secrets = secrets::stored(tx)?;
     let next: i64 = tx
-        .query_one("SELECT COALESCE(MAX(seq) + 1, 0) FROM audit", params![], |row| Ok(row.get(0)?))?
+        .query_one(
+            "SELECT COALESCE(MAX(seq) + 1, 0) FROM audit",
+            params![],
+            |row| Ok(row.get(0)?),
+        )?
         .unwrap_or_default();
     let sql = "SELECT day, SUM(requests), SUM(charged_tokens), SUM(charged_pico) FROM rollup WHERE day >= ?1 GROUP BY day";
     let rollups = tx.query(sql, params![month.number()], ROLLUPS_MAX, |row| {
@@ -208,11 +313,21 @@ fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, 
         };
         Ok((UtcDay::from_number(row.get(0)?), charged))
     })?;
-    let ended = sent.iter().map(|seq| has_ended(tx, *seq)).collect::<Result<_, _>>()?;
-    Ok(Stored { secrets, audit_next: u64::try_from(next).unwrap_or_default(), rollups, ended })
+    let ended = sent
+        .iter()
+        .map(|seq| has_ended(tx, *seq))
+        .collect::<Result<_, _>>()?;
+    Ok(Stored {
+        secrets,
+        audit_next: u64::try_from(next).unwrap_or_default(),
+        rollups,
+        ended,
+    })
 }
 
 fn has_ended(tx: &ReadTx<'_>, sent: i64) -> Result<bool, StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM ledger WHERE sent_seq = ?1) OR EXISTS (SELECT 1 FROM audit WHERE unsent_seq = ?1)";
-    Ok(tx.query_one(sql, params![sent], |row| Ok(row.get::<_, bool>(0)?))?.unwrap_or_default())
+    Ok(tx
+        .query_one(sql, params![sent], |row| Ok(row.get::<_, bool>(0)?))?
+        .unwrap_or_default())
 }

@@ -23,7 +23,10 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new() -> Self {
-        Self { tokens: std::array::from_fn(|_| RwLock::default()), tenants: RwLock::default() }
+        Self {
+            tokens: std::array::from_fn(|_| RwLock::default()),
+            tenants: RwLock::default(),
+        }
     }
 
     pub(crate) fn token(&self, hash: &[u8; 32]) -> Option<Arc<TokenEntry>> {
@@ -39,7 +42,10 @@ impl Directory {
     }
 
     pub(crate) fn by_uid(&self, uid: &TenantUid) -> Option<Arc<Resident>> {
-        read(&self.tenants).values().find(|resident| resident.uid == *uid).cloned()
+        read(&self.tenants)
+            .values()
+            .find(|resident| resident.uid == *uid)
+            .cloned()
     }
 
     pub(crate) fn add_tenant(&self, resident: Arc<Resident>) {
@@ -64,7 +70,9 @@ impl Directory {
             .iter()
             .flat_map(|shard| {
                 let shard = read(shard);
-                let own = shard.values().filter(|token| token.resident.uid == resident.uid);
+                let own = shard
+                    .values()
+                    .filter(|token| token.resident.uid == resident.uid);
                 own.cloned().collect::<Vec<_>>()
             })
             .collect();
@@ -73,7 +81,10 @@ impl Directory {
     }
 
     pub(crate) fn all_tokens(&self) -> Vec<Arc<TokenEntry>> {
-        self.tokens.iter().flat_map(|shard| read(shard).values().cloned().collect::<Vec<_>>()).collect()
+        self.tokens
+            .iter()
+            .flat_map(|shard| read(shard).values().cloned().collect::<Vec<_>>())
+            .collect()
     }
 
     /// Counts a failed authentication that named a living tenant. Bounded: one number per tenant.
@@ -156,7 +167,9 @@ pub(crate) fn tenants(tx: &ReadTx<'_>) -> Result<Vec<TenantRow>, StoreError> {
                 created: Timestamp::from_unix_ms(row.get(5)?),
                 audit_key: row.get(8)?,
             },
-            wrapped: wrapped.zip(sealed).map(|(root, sealed)| WrappedKeys { root, sealed }),
+            wrapped: wrapped
+                .zip(sealed)
+                .map(|(root, sealed)| WrappedKeys { root, sealed }),
         })
     })
 }
@@ -180,7 +193,11 @@ pub(crate) fn tokens(tx: &ReadTx<'_>) -> Result<Vec<TokenRow>, StoreError> {
 }
 
 pub(crate) fn insert_tenant(tx: &mut WriteTx<'_>, row: &TenantRow) -> Result<(), StoreError> {
-    let (root, sealed) = row.wrapped.as_ref().map(|keys| (&keys.root, &keys.sealed)).unzip();
+    let (root, sealed) = row
+        .wrapped
+        .as_ref()
+        .map(|keys| (&keys.root, &keys.sealed))
+        .unzip();
     tx.execute(
         "INSERT INTO tenants (uid, id, status, tier, limits, created_ms, wrapped_root, sealed_keys, audit_key)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -199,10 +216,19 @@ pub(crate) fn insert_tenant(tx: &mut WriteTx<'_>, row: &TenantRow) -> Result<(),
     .map(|_| ())
 }
 
-pub(crate) fn update_account(tx: &mut WriteTx<'_>, uid: TenantUid, account: &Account) -> Result<(), StoreError> {
+pub(crate) fn update_account(
+    tx: &mut WriteTx<'_>,
+    uid: TenantUid,
+    account: &Account,
+) -> Result<(), StoreError> {
     tx.execute(
         "UPDATE tenants SET status = ?2, tier = ?3, limits = ?4 WHERE uid = ?1",
-        params![uid.as_bytes(), account.status.as_str(), account.tier, limits_to_text(&account.overrides)],
+        params![
+            uid.as_bytes(),
+            account.status.as_str(),
+            account.tier,
+            limits_to_text(&account.overrides)
+        ],
     )
     .map(|_| ())
 }
@@ -213,12 +239,17 @@ pub(crate) fn destroy_keys(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<(), S
         "UPDATE tenants SET status = 'deleting', wrapped_root = NULL, sealed_keys = NULL WHERE uid = ?1",
         params![uid.as_bytes()],
     )?;
-    tx.execute("DELETE FROM tokens WHERE uid = ?1", params![uid.as_bytes()]).map(|_| ())
+    tx.execute("DELETE FROM tokens WHERE uid = ?1", params![uid.as_bytes()])
+        .map(|_| ())
 }
 
 /// The last step of a deletion.
 pub(crate) fn remove_tenant(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM tenants WHERE uid = ?1", params![uid.as_bytes()]).map(|_| ())
+    tx.execute(
+        "DELETE FROM tenants WHERE uid = ?1",
+        params![uid.as_bytes()],
+    )
+    .map(|_| ())
 }
 
 pub(crate) fn insert_token(tx: &mut WriteTx<'_>, row: &TokenRow) -> Result<(), StoreError> {
@@ -239,29 +270,63 @@ pub(crate) fn insert_token(tx: &mut WriteTx<'_>, row: &TokenRow) -> Result<(), S
     .map(|_| ())
 }
 
-pub(crate) fn revoke_token(tx: &mut WriteTx<'_>, hash: &[u8; 32], at_ms: i64) -> Result<(), StoreError> {
-    tx.execute("UPDATE tokens SET revoked_ms = ?2 WHERE hash = ?1", params![hash, at_ms]).map(|_| ())
+pub(crate) fn revoke_token(
+    tx: &mut WriteTx<'_>,
+    hash: &[u8; 32],
+    at_ms: i64,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE tokens SET revoked_ms = ?2 WHERE hash = ?1",
+        params![hash, at_ms],
+    )
+    .map(|_| ())
 }
 
-pub(crate) fn save_last_used(tx: &mut WriteTx<'_>, used: &[([u8; 32], i32)]) -> Result<(), StoreError> {
+pub(crate) fn save_last_used(
+    tx: &mut WriteTx<'_>,
+    used: &[([u8; 32], i32)],
+) -> Result<(), StoreError> {
     for (hash, day) in used {
-        tx.execute("UPDATE tokens SET last_used_day = ?2 WHERE hash = ?1", params![hash, day])?;
+        tx.execute(
+            "UPDATE tokens SET last_used_day = ?2 WHERE hash = ?1",
+            params![hash, day],
+        )?;
     }
     Ok(())
 }
 
 pub(crate) fn setting(tx: &ReadTx<'_>, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    tx.query_one("SELECT value FROM settings WHERE name = ?1", params![name], |row| Ok(row.get(0)?))
+    tx.query_one(
+        "SELECT value FROM settings WHERE name = ?1",
+        params![name],
+        |row| Ok(row.get(0)?),
+    )
 }
 
-pub(crate) fn set_setting(tx: &mut WriteTx<'_>, name: &'static str, value: &[u8]) -> Result<(), StoreError> {
-    tx.execute("INSERT OR REPLACE INTO settings (name, value) VALUES (?1, ?2)", params![name, value]).map(|_| ())
+pub(crate) fn set_setting(
+    tx: &mut WriteTx<'_>,
+    name: &'static str,
+    value: &[u8],
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT OR REPLACE INTO settings (name, value) VALUES (?1, ?2)",
+        params![name, value],
+    )
+    .map(|_| ())
 }
 
 /// `name=value` lines: the limits that stand in the registry.
 fn limits_to_text(limits: &Limits) -> String {
-    let line = |quota: Quota| limits.limit(quota).map(|value| format!("{}={value}", quota.name()));
-    Quota::ALL.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    let line = |quota: Quota| {
+        limits
+            .limit(quota)
+            .map(|value| format!("{}={value}", quota.name()))
+    };
+    Quota::ALL
+        .into_iter()
+        .filter_map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn limits_from_text(text: &str) -> Option<Limits> {

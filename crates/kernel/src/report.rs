@@ -1,8 +1,8 @@
 //! What reports read from a tenant's ledger and audit record.
 
 use base::{Money, Timestamp, Usage, UtcDay};
-use store::sql::params;
 use store::StoreError;
+use store::sql::params;
 
 use crate::error::KernelError;
 use crate::journal_record::UsageWire;
@@ -85,8 +85,15 @@ impl Tenant {
     ///
     /// # Errors
     /// As [`Tenant::read`].
-    pub async fn daily_usage(&self, from: Option<UtcDay>, to: Option<UtcDay>) -> Result<Vec<DailyRow>, KernelError> {
-        let (from, to) = (from.map_or(i32::MIN, UtcDay::number), to.map_or(i32::MAX, UtcDay::number));
+    pub async fn daily_usage(
+        &self,
+        from: Option<UtcDay>,
+        to: Option<UtcDay>,
+    ) -> Result<Vec<DailyRow>, KernelError> {
+        let (from, to) = (
+            from.map_or(i32::MIN, UtcDay::number),
+            to.map_or(i32::MAX, UtcDay::number),
+        );
         self.read(move |tx| {
             let sql = "SELECT day, model, requests, attempts, tokens_in, tokens_out, cost_pico, charged_pico FROM rollup
                        WHERE day BETWEEN ?1 AND ?2 ORDER BY day, model";
@@ -137,9 +144,17 @@ impl Tenant {
         let from = i64::try_from(from).unwrap_or(i64::MAX);
         self.read(move |tx| {
             let sql = "SELECT seq, entry FROM audit WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
-            tx.query(sql, params![from, i64::try_from(PAGE_MAX).unwrap_or(1_000)], PAGE_MAX, |row| {
-                Ok(AuditRow { seq: count(row.get(0)?), entry: row.get(1)? })
-            })
+            tx.query(
+                sql,
+                params![from, i64::try_from(PAGE_MAX).unwrap_or(1_000)],
+                PAGE_MAX,
+                |row| {
+                    Ok(AuditRow {
+                        seq: count(row.get(0)?),
+                        entry: row.get(1)?,
+                    })
+                },
+            )
         })
         .await
     }
@@ -150,7 +165,13 @@ impl Tenant {
     /// As [`Tenant::read`].
     pub async fn audit_length(&self) -> Result<u64, KernelError> {
         let length = self
-            .read(|tx| tx.query_one("SELECT COALESCE(MAX(seq) + 1, 0) FROM audit", params![], |row| Ok(row.get::<_, i64>(0)?)))
+            .read(|tx| {
+                tx.query_one(
+                    "SELECT COALESCE(MAX(seq) + 1, 0) FROM audit",
+                    params![],
+                    |row| Ok(row.get::<_, i64>(0)?),
+                )
+            })
             .await?;
         Ok(count(length.unwrap_or_default()))
     }

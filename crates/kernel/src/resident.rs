@@ -39,7 +39,9 @@ impl Status {
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::Active, Self::Suspended, Self::Deleting].into_iter().find(|status| status.as_str() == name)
+        [Self::Active, Self::Suspended, Self::Deleting]
+            .into_iter()
+            .find(|status| status.as_str() == name)
     }
 }
 
@@ -170,7 +172,8 @@ impl Resident {
     }
 
     pub(crate) fn put_in_quarantine(&self, why: String) {
-        self.quarantine.compare_and_swap(&None::<Arc<String>>, Some(Arc::new(why)));
+        self.quarantine
+            .compare_and_swap(&None::<Arc<String>>, Some(Arc::new(why)));
         self.ended.load().cancel();
     }
 }
@@ -206,6 +209,7 @@ pub(crate) struct Storm {
 impl TokenEntry {
     pub(crate) fn valid_at(&self, now: Timestamp) -> bool {
         let now = now.unix_ms();
-        now < self.expires_ms.load(Ordering::Relaxed) && now < self.revoked_ms.load(Ordering::Relaxed)
+        now < self.expires_ms.load(Ordering::Relaxed)
+            && now < self.revoked_ms.load(Ordering::Relaxed)
     }
 }

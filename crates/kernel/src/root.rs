@@ -15,7 +15,9 @@ use vault::{MasterKey, Secret};
 use crate::error::KernelError;
 
 /// Topic directories of each tenant, created with it.
-pub(crate) const TOPICS: [&str; 7] = ["sessions", "memory", "plugins", "sandbox", "cron", "channels", "audit"];
+pub(crate) const TOPICS: [&str; 7] = [
+    "sessions", "memory", "plugins", "sandbox", "cron", "channels", "audit",
+];
 
 /// Where the master key lies when no other place is configured.
 pub const MASTER_KEY_FILE: &str = "master.key";
@@ -34,13 +36,21 @@ impl DataRoot {
     /// # Errors
     /// When it cannot be created or is open to others.
     pub fn create(path: &Path) -> Result<(), KernelError> {
-        Dir::create_ambient_dir_all(path, ambient_authority()).map_err(|e| io_error(path, "create", &e))?;
-        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(|e| io_error(path, "open", &e))?;
-        rustix::fs::chmodat(&dir, ".", rustix::fs::Mode::from_raw_mode(0o700), rustix::fs::AtFlags::empty())
-            .map_err(|e| io_error(path, "protect", &e.into()))?;
+        Dir::create_ambient_dir_all(path, ambient_authority())
+            .map_err(|e| io_error(path, "create", &e))?;
+        let dir = Dir::open_ambient_dir(path, ambient_authority())
+            .map_err(|e| io_error(path, "open", &e))?;
+        rustix::fs::chmodat(
+            &dir,
+            ".",
+            rustix::fs::Mode::from_raw_mode(0o700),
+            rustix::fs::AtFlags::empty(),
+        )
+        .map_err(|e| io_error(path, "protect", &e.into()))?;
         for name in ["tenants", "journal"] {
             if !dir.is_dir(name) {
-                dir.create_dir_with(name, &private_dir()).map_err(|e| io_error(path, "create", &e))?;
+                dir.create_dir_with(name, &private_dir())
+                    .map_err(|e| io_error(path, "create", &e))?;
             }
         }
         Ok(())
@@ -54,28 +64,40 @@ impl DataRoot {
         let dir = open_root(path).map_err(|e| {
             if e.kind() == std::io::ErrorKind::NotFound {
                 let shown = path.display();
-                KernelError::Root(format!("no data directory at {shown}; run: partywall init --data {shown}"))
+                KernelError::Root(format!(
+                    "no data directory at {shown}; run: partywall init --data {shown}"
+                ))
             } else {
                 io_error(path, "open", &e)
             }
         })?;
-        let mode = rustix::fs::fstat(&dir).map_err(|e| io_error(path, "inspect", &e.into()))?.st_mode;
+        let mode = rustix::fs::fstat(&dir)
+            .map_err(|e| io_error(path, "inspect", &e.into()))?
+            .st_mode;
         if mode & 0o077 != 0 {
             let shown = path.display();
-            return Err(KernelError::Root(format!("{shown} is open to other users; run: chmod 700 {shown}")));
+            return Err(KernelError::Root(format!(
+                "{shown} is open to other users; run: chmod 700 {shown}"
+            )));
         }
         let resolved = rustix::fs::readlink(proc_path(&dir), Vec::new())
             .ok()
             .and_then(|text| text.into_string().ok())
             .map_or_else(|| path.to_owned(), PathBuf::from);
         let lock = lock(&dir, path)?;
-        Ok(Self { dir, path: resolved, _lock: lock })
+        Ok(Self {
+            dir,
+            path: resolved,
+            _lock: lock,
+        })
     }
 
     /// Whether another process holds the directory at `path`.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
-        let Ok(dir) = open_root(path) else { return false };
+        let Ok(dir) = open_root(path) else {
+            return false;
+        };
         lock(&dir, path).is_err()
     }
 
@@ -96,7 +118,8 @@ impl DataRoot {
     }
 
     pub(crate) fn tenant_dir(&self, id: &TenantId) -> Result<Dir, KernelError> {
-        open_sub(&self.sub("tenants")?, id.as_str()).map_err(|e| io_error(&self.tenant_path(id), "open", &e))
+        open_sub(&self.sub("tenants")?, id.as_str())
+            .map_err(|e| io_error(&self.tenant_path(id), "open", &e))
     }
 
     pub(crate) fn tenant_path(&self, id: &TenantId) -> PathBuf {
@@ -117,13 +140,20 @@ impl DataRoot {
         let stat = rustix::fs::fstat(&file).map_err(|e| io_error(&shown, "inspect", &e.into()))?;
         if stat.st_mode & 0o077 != 0 {
             let shown = shown.display();
-            return Err(KernelError::Root(format!("{shown} is readable by other users; run: chmod 600 {shown}")));
+            return Err(KernelError::Root(format!(
+                "{shown} is readable by other users; run: chmod 600 {shown}"
+            )));
         }
         let mut bytes = Vec::new();
         let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-        file.take(limit).read_to_end(&mut bytes).map_err(|e| io_error(&shown, "read", &e))?;
+        file.take(limit)
+            .read_to_end(&mut bytes)
+            .map_err(|e| io_error(&shown, "read", &e))?;
         if bytes.len() > max {
-            return Err(KernelError::Root(format!("{} is larger than {max} bytes", shown.display())));
+            return Err(KernelError::Root(format!(
+                "{} is larger than {max} bytes",
+                shown.display()
+            )));
         }
         Ok(Some(bytes))
     }
@@ -136,8 +166,13 @@ impl DataRoot {
         let shown = self.path.join(name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        let mut file = self.dir.open_with(name, &options).map_err(|e| io_error(&shown, "create", &e))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| io_error(&shown, "write", &e))?;
+        let mut file = self
+            .dir
+            .open_with(name, &options)
+            .map_err(|e| io_error(&shown, "create", &e))?;
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| io_error(&shown, "write", &e))?;
         sync_dir(&self.dir).map_err(|e| io_error(&self.path, "sync", &e))
     }
 
@@ -147,9 +182,14 @@ impl DataRoot {
     /// When the file is missing, readable by others, or not a key.
     pub fn master_key(&self) -> Result<MasterKey, KernelError> {
         let missing = || {
-            KernelError::Root(format!("no {MASTER_KEY_FILE} in {}; restore it from your safe copy", self.path.display()))
+            KernelError::Root(format!(
+                "no {MASTER_KEY_FILE} in {}; restore it from your safe copy",
+                self.path.display()
+            ))
         };
-        let bytes = self.read_private(MASTER_KEY_FILE, 4096)?.ok_or_else(missing)?;
+        let bytes = self
+            .read_private(MASTER_KEY_FILE, 4096)?
+            .ok_or_else(missing)?;
         parse_master_key(bytes)
     }
 
@@ -179,7 +219,11 @@ pub fn parse_master_key(mut bytes: Vec<u8>) -> Result<MasterKey, KernelError> {
 /// The data directory itself: the one place where an outside path is opened. A handle for reading, which can be synced and changed.
 fn open_root(path: &Path) -> std::io::Result<Dir> {
     use rustix::fs::{Mode, OFlags};
-    let handle = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
+    let handle = rustix::fs::open(
+        path,
+        OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
+        Mode::empty(),
+    )?;
     Ok(Dir::from_std_file(handle.into()))
 }
 
@@ -220,10 +264,15 @@ fn proc_path(dir: &Dir) -> String {
 fn lock(dir: &Dir, path: &Path) -> Result<OwnedFd, KernelError> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = dir.open_with("lock", &options).map_err(|e| io_error(path, "lock", &e))?;
+    let file = dir
+        .open_with("lock", &options)
+        .map_err(|e| io_error(path, "lock", &e))?;
     let handle = OwnedFd::from(file.into_std());
     rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        KernelError::Root(format!("{} is in use by a running gateway or command", path.display()))
+        KernelError::Root(format!(
+            "{} is in use by a running gateway or command",
+            path.display()
+        ))
     })?;
     Ok(handle)
 }
@@ -236,11 +285,15 @@ mod tests {
     fn one_process_at_a_time_and_nobody_else_may_look() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("data");
-        assert!(matches!(DataRoot::open(&path), Err(KernelError::Root(text)) if text.contains("partywall init")));
+        assert!(
+            matches!(DataRoot::open(&path), Err(KernelError::Root(text)) if text.contains("partywall init"))
+        );
         DataRoot::create(&path).unwrap();
         let root = DataRoot::open(&path).unwrap();
         assert!(DataRoot::is_held(&path));
-        assert!(matches!(DataRoot::open(&path), Err(KernelError::Root(text)) if text.contains("in use")));
+        assert!(
+            matches!(DataRoot::open(&path), Err(KernelError::Root(text)) if text.contains("in use"))
+        );
         root.write_private_new("a", b"secret").unwrap();
         assert!(root.write_private_new("a", b"again").is_err());
         assert_eq!(root.read_private("a", 6).unwrap().unwrap(), b"secret");
@@ -248,6 +301,8 @@ mod tests {
         drop(root);
         assert!(!DataRoot::is_held(&path));
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
-        assert!(matches!(DataRoot::open(&path), Err(KernelError::Root(text)) if text.contains("chmod 700")));
+        assert!(
+            matches!(DataRoot::open(&path), Err(KernelError::Root(text)) if text.contains("chmod 700"))
+        );
     }
 }

@@ -28,7 +28,14 @@ pub struct Tier {
 
 impl Default for Tier {
     fn default() -> Self {
-        Self { models: None, model: None, max_tokens: None, temperature: None, limits: Limits::default(), markup: Markup::NONE }
+        Self {
+            models: None,
+            model: None,
+            max_tokens: None,
+            temperature: None,
+            limits: Limits::default(),
+            markup: Markup::NONE,
+        }
     }
 }
 
@@ -79,17 +86,27 @@ impl Settings {
         let visible = match (&tier.models, &overlay.models) {
             (None, None) => None,
             (Some(list), None) | (None, Some(list)) => Some(list.clone()),
-            (Some(tier), Some(own)) => Some(own.iter().filter(|name| tier.contains(name)).cloned().collect()),
+            (Some(tier), Some(own)) => Some(
+                own.iter()
+                    .filter(|name| tier.contains(name))
+                    .cloned()
+                    .collect(),
+            ),
         };
         let mut tasks = tiers.tasks.clone();
         tasks.extend(overlay.tasks.clone());
-        let own_max = overlay.max_tokens.map(|own| cap.map_or(own, |cap| own.min(cap)));
+        let own_max = overlay
+            .max_tokens
+            .map(|own| cap.map_or(own, |cap| own.min(cap)));
         let mut settings = Self {
             model: overlay.model.clone().or_else(|| tier.model.clone()),
             models: visible.map(Arc::from),
             max_tokens_default: own_max.or(cap),
             max_tokens_cap: cap,
-            temperature: overlay.temperature.clone().or_else(|| tier.temperature.clone()),
+            temperature: overlay
+                .temperature
+                .clone()
+                .or_else(|| tier.temperature.clone()),
             system_prompt: overlay.system_prompt.clone(),
             tasks,
             limits: tier.limits.overridden_by(overrides),
@@ -105,7 +122,9 @@ impl Settings {
     /// Whether the tenant can see a model of this public name.
     #[must_use]
     pub fn sees(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|list| list.iter().any(|name| name == model))
+        self.models
+            .as_ref()
+            .is_none_or(|list| list.iter().any(|name| name == model))
     }
 }
 
@@ -122,7 +141,11 @@ mod tests {
 
     #[test]
     fn an_overlay_narrows_and_never_widens() {
-        let tier = Tier { models: Some(vec!["a".into(), "b".into()]), max_tokens: Some(100), ..Tier::default() };
+        let tier = Tier {
+            models: Some(vec!["a".into(), "b".into()]),
+            max_tokens: Some(100),
+            ..Tier::default()
+        };
         let overlay = Overlay {
             models: Some(vec!["b".into(), "c".into()]),
             max_tokens: Some(500),

@@ -26,7 +26,9 @@ impl Kernel {
     #[must_use]
     pub fn operator(&self, presented: &str) -> Option<Operator> {
         let key = OperatorKey::parse(presented)?;
-        let matches = self.operator_hash().is_some_and(|known| vault::ct_eq(&key.hash(), &known));
+        let matches = self
+            .operator_hash()
+            .is_some_and(|known| vault::ct_eq(&key.hash(), &known));
         matches.then_some(Operator { _minted_here: () })
     }
 
@@ -35,14 +37,18 @@ impl Kernel {
     /// # Errors
     /// [`KernelError::NotFound`] when there is none of that name.
     pub fn tenant(&self, operator: &Operator, id: &TenantId) -> Result<Tenant, KernelError> {
-        let resident = self.directory().tenant(id).ok_or_else(|| KernelError::NotFound(format!("there is no tenant {id}")))?;
+        let resident = self
+            .directory()
+            .tenant(id)
+            .ok_or_else(|| KernelError::NotFound(format!("there is no tenant {id}")))?;
         Ok(Tenant::mint_for_operator(self, &resident, operator))
     }
 
     /// All tenants in the order of their names; each capability is minted when its turn comes.
     pub fn tenants<'a>(&'a self, operator: &'a Operator) -> impl Iterator<Item = Tenant> + 'a {
-        self.directory().all().into_iter().map(move |resident| {
-            Tenant::mint_for_operator(self, &resident, operator)
-        })
+        self.directory()
+            .all()
+            .into_iter()
+            .map(move |resident| Tenant::mint_for_operator(self, &resident, operator))
     }
 }

@@ -38,11 +38,20 @@ impl Tenant {
     /// The only constructor. Its two call sites are `tenant::admit` and `sweep`; a tidy test asserts that.
     fn mint(kernel: &Kernel, resident: &Arc<Resident>, via: Via) -> Self {
         let epoch = resident.epoch.load(Ordering::SeqCst);
-        Self { kernel: kernel.clone(), resident: Arc::clone(resident), epoch, via }
+        Self {
+            kernel: kernel.clone(),
+            resident: Arc::clone(resident),
+            epoch,
+            via,
+        }
     }
 
     /// For the operator's sweep; asks for the operator's own capability.
-    pub(crate) fn mint_for_operator(kernel: &Kernel, resident: &Arc<Resident>, _by: &crate::sweep::Operator) -> Self {
+    pub(crate) fn mint_for_operator(
+        kernel: &Kernel,
+        resident: &Arc<Resident>,
+        _by: &crate::sweep::Operator,
+    ) -> Self {
         Self::mint(kernel, resident, Via::Operator)
     }
 

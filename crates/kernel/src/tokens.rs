@@ -67,18 +67,26 @@ impl Kernel {
         let now = self.now();
         let valid = self.valid_tokens(tenant.resident(), now);
         if valid.iter().any(|token| token.name == name) {
-            return Err(KernelError::Exists(format!("{} has a token named {name} already; rotate or revoke it", tenant.id())));
+            return Err(KernelError::Exists(format!(
+                "{} has a token named {name} already; rotate or revoke it",
+                tenant.id()
+            )));
         }
         if valid.len() >= limits::TOKENS_PER_TENANT_MAX {
             let max = limits::TOKENS_PER_TENANT_MAX;
-            return Err(KernelError::Refused(format!("a tenant may have {max} tokens; revoke one first")));
+            return Err(KernelError::Refused(format!(
+                "a tenant may have {max} tokens; revoke one first"
+            )));
         }
         if expires.is_some_and(|at| at <= now) {
-            return Err(KernelError::Refused("the expiry lies in the past".to_owned()));
+            return Err(KernelError::Refused(
+                "the expiry lies in the past".to_owned(),
+            ));
         }
         self.load(tenant.resident()).await?;
         let detail = [("name", name.to_string()), ("role", role.to_string())].into();
-        self.record_change(operator, tenant.resident(), "token.issue", detail).await?;
+        self.record_change(operator, tenant.resident(), "token.issue", detail)
+            .await?;
         self.add_token(tenant.resident(), name, role, expires).await
     }
 
@@ -93,10 +101,16 @@ impl Kernel {
             created: token.created,
             expires: at(token.expires_ms.load(Ordering::Relaxed)),
             revoked: at(token.revoked_ms.load(Ordering::Relaxed)),
-            last_used: Some(token.last_used.load(Ordering::Relaxed)).filter(|day| *day != i32::MIN).map(UtcDay::from_number),
+            last_used: Some(token.last_used.load(Ordering::Relaxed))
+                .filter(|day| *day != i32::MIN)
+                .map(UtcDay::from_number),
             valid: token.valid_at(now),
         };
-        self.directory().tokens_of(tenant.resident()).iter().map(info).collect()
+        self.directory()
+            .tokens_of(tenant.resident())
+            .iter()
+            .map(info)
+            .collect()
     }
 
     /// Replaces a token's text: the old one ends at once, or after `grace`.
@@ -112,7 +126,8 @@ impl Kernel {
     ) -> Result<IssuedToken, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         self.load(tenant.resident()).await?;
-        self.rotate_one(operator, tenant.resident(), name, grace).await
+        self.rotate_one(operator, tenant.resident(), name, grace)
+            .await
     }
 
     /// Rotates every valid token of the tenant.
@@ -127,12 +142,18 @@ impl Kernel {
     ) -> Result<Vec<IssuedToken>, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         self.load(tenant.resident()).await?;
-        let mut names: Vec<_> =
-            self.valid_tokens(tenant.resident(), self.now()).iter().map(|token| token.name.clone()).collect();
+        let mut names: Vec<_> = self
+            .valid_tokens(tenant.resident(), self.now())
+            .iter()
+            .map(|token| token.name.clone())
+            .collect();
         names.dedup();
         let mut issued = Vec::with_capacity(names.len());
         for name in &names {
-            issued.push(self.rotate_one(operator, tenant.resident(), name, grace).await?);
+            issued.push(
+                self.rotate_one(operator, tenant.resident(), name, grace)
+                    .await?,
+            );
         }
         Ok(issued)
     }
@@ -141,12 +162,23 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError::NotFound`] when no valid token of that name exists.
-    pub async fn revoke_token(&self, operator: &Operator, tenant: &Tenant, name: &TokenName) -> Result<(), KernelError> {
+    pub async fn revoke_token(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        name: &TokenName,
+    ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
         self.load(resident).await?;
         let named = self.valid_named(resident, name)?;
-        self.record_change(operator, resident, "token.revoke", [("name", name.to_string())].into()).await?;
+        self.record_change(
+            operator,
+            resident,
+            "token.revoke",
+            [("name", name.to_string())].into(),
+        )
+        .await?;
         self.end_tokens(&named, self.now()).await
     }
 
@@ -170,9 +202,16 @@ impl Kernel {
         };
         let created = self.now();
         let stored = row(name.clone(), created);
-        self.registry_write(move |tx| registry::insert_token(tx, &stored)).await?;
-        self.directory().add_token(row(name.clone(), created).entry(resident));
-        Ok(IssuedToken { name, role, text, expires })
+        self.registry_write(move |tx| registry::insert_token(tx, &stored))
+            .await?;
+        self.directory()
+            .add_token(row(name.clone(), created).entry(resident));
+        Ok(IssuedToken {
+            name,
+            role,
+            text,
+            expires,
+        })
     }
 
     async fn rotate_one(
@@ -183,13 +222,23 @@ impl Kernel {
         grace: Option<Duration>,
     ) -> Result<IssuedToken, KernelError> {
         let named = self.valid_named(resident, name)?;
-        let newest = named.iter().max_by_key(|token| token.created).ok_or(KernelError::Busy)?;
+        let newest = named
+            .iter()
+            .max_by_key(|token| token.created)
+            .ok_or(KernelError::Busy)?;
         let expires = newest.expires_ms.load(Ordering::Relaxed);
         let expires = (expires != i64::MAX).then(|| Timestamp::from_unix_ms(expires));
         let grace = grace.unwrap_or_default();
-        let detail = [("name", name.to_string()), ("grace_ms", grace.as_millis().to_string())].into();
-        self.record_change(operator, resident, "token.rotate", detail).await?;
-        let issued = self.add_token(resident, name.clone(), newest.role, expires).await?;
+        let detail = [
+            ("name", name.to_string()),
+            ("grace_ms", grace.as_millis().to_string()),
+        ]
+        .into();
+        self.record_change(operator, resident, "token.rotate", detail)
+            .await?;
+        let issued = self
+            .add_token(resident, name.clone(), newest.role, expires)
+            .await?;
         self.end_tokens(&named, self.now().plus(grace)).await?;
         Ok(issued)
     }
@@ -197,24 +246,42 @@ impl Kernel {
     fn valid_tokens(&self, resident: &Resident, now: Timestamp) -> Vec<Arc<TokenEntry>> {
         let mut tokens = self.directory().tokens_of(resident);
         // A token in its grace period no longer owns its name.
-        tokens.retain(|token| token.valid_at(now) && token.revoked_ms.load(Ordering::Relaxed) == i64::MAX);
+        tokens.retain(|token| {
+            token.valid_at(now) && token.revoked_ms.load(Ordering::Relaxed) == i64::MAX
+        });
         tokens
     }
 
-    fn valid_named(&self, resident: &Resident, name: &TokenName) -> Result<Vec<Arc<TokenEntry>>, KernelError> {
+    fn valid_named(
+        &self,
+        resident: &Resident,
+        name: &TokenName,
+    ) -> Result<Vec<Arc<TokenEntry>>, KernelError> {
         let now = self.now();
         let mut named = self.directory().tokens_of(resident);
         named.retain(|token| token.valid_at(now) && token.name == *name);
         if named.is_empty() {
-            return Err(KernelError::NotFound(format!("{} has no valid token named {name}", resident.id)));
+            return Err(KernelError::NotFound(format!(
+                "{} has no valid token named {name}",
+                resident.id
+            )));
         }
         Ok(named)
     }
 
-    async fn end_tokens(&self, tokens: &[Arc<TokenEntry>], at: Timestamp) -> Result<(), KernelError> {
+    async fn end_tokens(
+        &self,
+        tokens: &[Arc<TokenEntry>],
+        at: Timestamp,
+    ) -> Result<(), KernelError> {
         let hashes: Vec<_> = tokens.iter().map(|token| token.hash).collect();
         let at_ms = at.unix_ms();
-        self.registry_write(move |tx| hashes.iter().try_for_each(|hash| registry::revoke_token(tx, hash, at_ms))).await?;
+        self.registry_write(move |tx| {
+            hashes
+                .iter()
+                .try_for_each(|hash| registry::revoke_token(tx, hash, at_ms))
+        })
+        .await?;
         for token in tokens {
             // A second rotation shortens a grace period, it never lengthens one.
             token.revoked_ms.fetch_min(at_ms, Ordering::SeqCst);

@@ -1,6 +1,10 @@
 //! The kernel over real databases and a real journal.
 
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "a test reads and plants files, and may fail loudly")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test reads and plants files, and may fail loudly"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +13,8 @@ use base::{Money, Role, Usage, UsageSource};
 use kernel::quota::{Demand, Quota};
 use kernel::tokens::IssuedToken;
 use kernel::{
-    Admission, AttemptFacts, Caller, KernelError, Limits, OpenAttempt, Outcome, Refused, Secret, Settlement, Tenant,
+    Admission, AttemptFacts, Caller, KernelError, Limits, OpenAttempt, Outcome, Refused, Secret,
+    Settlement, Tenant,
 };
 use testkit::TempKernel;
 
@@ -22,7 +27,11 @@ async fn admit(home: &TempKernel, token: &str) -> Result<Admission, Refused> {
 }
 
 fn demand(usd: &str) -> Demand {
-    Demand { requests: 1, tokens: 100, cost: Money::parse_usd(usd).unwrap() }
+    Demand {
+        requests: 1,
+        tokens: 100,
+        cost: Money::parse_usd(usd).unwrap(),
+    }
 }
 
 fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAttempt {
@@ -44,7 +53,12 @@ fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAttempt {
 fn finished(usd: &str) -> Settlement {
     Settlement {
         outcome: Outcome::Finished,
-        usage: Some(Usage { input: 7, output: 5, reasoning: 2, ..Usage::default() }),
+        usage: Some(Usage {
+            input: 7,
+            output: 5,
+            reasoning: 2,
+            ..Usage::default()
+        }),
         usage_source: UsageSource::Provider,
         cost: Some(Money::parse_usd(usd).unwrap()),
         ..Settlement::unknown()
@@ -63,10 +77,28 @@ async fn a_token_opens_its_tenant_and_no_other_text_does() {
     let admission = admit(&home, text(&token)).await.unwrap();
     assert_eq!(admission.tenant().id().as_str(), "acme");
     assert_eq!(admission.role(), Role::Admin);
-    assert_eq!(admit(&home, text(&other)).await.unwrap().tenant().id().as_str(), "globex");
+    assert_eq!(
+        admit(&home, text(&other))
+            .await
+            .unwrap()
+            .tenant()
+            .id()
+            .as_str(),
+        "globex"
+    );
     let swapped = text(&token).replace("acme", "globex");
-    for wrong in [swapped.as_str(), "", "tk_acme_0", "' OR '1'='1", &text(&token).to_uppercase(), &format!("{} ", text(&token))] {
-        assert!(matches!(admit(&home, wrong).await, Err(Refused::Unknown)), "{wrong}");
+    for wrong in [
+        swapped.as_str(),
+        "",
+        "tk_acme_0",
+        "' OR '1'='1",
+        &text(&token).to_uppercase(),
+        &format!("{} ", text(&token)),
+    ] {
+        assert!(
+            matches!(admit(&home, wrong).await, Err(Refused::Unknown)),
+            "{wrong}"
+        );
     }
 }
 
@@ -76,26 +108,60 @@ async fn expiry_rotation_grace_and_revocation_bite_at_once() {
     let (tenant, first) = home.tenant("acme").await.unwrap();
     let name = "ci".parse().unwrap();
     let expires = home.kernel.now().plus(Duration::from_secs(60));
-    let ci = home.kernel.issue_token(&home.operator, &tenant, name, Role::App, Some(expires)).await.unwrap();
-    let again = home.kernel.issue_token(&home.operator, &tenant, "ci".parse().unwrap(), Role::App, None).await;
+    let ci = home
+        .kernel
+        .issue_token(&home.operator, &tenant, name, Role::App, Some(expires))
+        .await
+        .unwrap();
+    let again = home
+        .kernel
+        .issue_token(
+            &home.operator,
+            &tenant,
+            "ci".parse().unwrap(),
+            Role::App,
+            None,
+        )
+        .await;
     assert!(matches!(again, Err(KernelError::Exists(_))));
     let admission = admit(&home, text(&ci)).await.unwrap();
     home.clock.advance(Duration::from_secs(60));
-    assert!(matches!(admit(&home, text(&ci)).await, Err(Refused::Unknown)));
-    assert!(matches!(admission.tenant().live(), Err(KernelError::Revoked)), "an open capability ends too");
+    assert!(matches!(
+        admit(&home, text(&ci)).await,
+        Err(Refused::Unknown)
+    ));
+    assert!(
+        matches!(admission.tenant().live(), Err(KernelError::Revoked)),
+        "an open capability ends too"
+    );
 
     let name = "default".parse().unwrap();
     let old = admit(&home, text(&first)).await.unwrap();
     let grace = Some(Duration::from_secs(10));
-    let second = home.kernel.rotate_token(&home.operator, &tenant, &name, grace).await.unwrap();
+    let second = home
+        .kernel
+        .rotate_token(&home.operator, &tenant, &name, grace)
+        .await
+        .unwrap();
     assert!(admit(&home, text(&first)).await.is_ok() && admit(&home, text(&second)).await.is_ok());
     home.clock.advance(Duration::from_secs(10));
-    assert!(matches!(admit(&home, text(&first)).await, Err(Refused::Unknown)));
+    assert!(matches!(
+        admit(&home, text(&first)).await,
+        Err(Refused::Unknown)
+    ));
     assert!(old.tenant().live().is_err());
     let ended = admit(&home, text(&second)).await.unwrap().ended();
-    home.kernel.revoke_token(&home.operator, &tenant, &name).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(1), ended).await.expect("streams end with their token");
-    assert!(matches!(admit(&home, text(&second)).await, Err(Refused::Unknown)));
+    home.kernel
+        .revoke_token(&home.operator, &tenant, &name)
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(1), ended)
+        .await
+        .expect("streams end with their token");
+    assert!(matches!(
+        admit(&home, text(&second)).await,
+        Err(Refused::Unknown)
+    ));
 }
 
 #[tokio::test]
@@ -104,11 +170,25 @@ async fn suspension_ends_capabilities_and_resumption_does_not_revive_them() {
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let before = admit(&home, text(&token)).await.unwrap();
     let ended = before.ended();
-    home.kernel.suspend_tenant(&home.operator, &tenant).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(1), ended).await.expect("streams end");
-    assert!(matches!(admit(&home, text(&token)).await, Err(Refused::Suspended)));
-    let tenant = home.kernel.tenant(&home.operator, &"acme".parse().unwrap()).unwrap();
-    home.kernel.resume_tenant(&home.operator, &tenant).await.unwrap();
+    home.kernel
+        .suspend_tenant(&home.operator, &tenant)
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(1), ended)
+        .await
+        .expect("streams end");
+    assert!(matches!(
+        admit(&home, text(&token)).await,
+        Err(Refused::Suspended)
+    ));
+    let tenant = home
+        .kernel
+        .tenant(&home.operator, &"acme".parse().unwrap())
+        .unwrap();
+    home.kernel
+        .resume_tenant(&home.operator, &tenant)
+        .await
+        .unwrap();
     assert!(admit(&home, text(&token)).await.is_ok());
     let read = before.tenant().read(|_tx| Ok(())).await;
     assert!(matches!(read, Err(KernelError::Revoked)));
@@ -119,12 +199,36 @@ async fn settled_once_whatever_happens() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
-    attempt(&home, &admission, "0.5").settle(&finished("0.25")).unwrap().durable().await.unwrap();
+    attempt(&home, &admission, "0.5")
+        .settle(&finished("0.25"))
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
     drop(attempt(&home, &admission, "0.5"));
-    attempt(&home, &admission, "0.5").settle(&Settlement::failed()).unwrap().durable().await.unwrap();
-    attempt(&home, &admission, "0.5").not_sent().unwrap().durable().await.unwrap();
+    attempt(&home, &admission, "0.5")
+        .settle(&Settlement::failed())
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
+    attempt(&home, &admission, "0.5")
+        .not_sent()
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
     let rows = rows(&tenant).await;
-    let seen: Vec<_> = rows.iter().map(|row| (row.outcome.as_str(), row.cost.map(|cost| cost.to_string()), row.charged.to_string())).collect();
+    let seen: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (
+                row.outcome.as_str(),
+                row.cost.map(|cost| cost.to_string()),
+                row.charged.to_string(),
+            )
+        })
+        .collect();
     assert_eq!(
         seen,
         [
@@ -135,7 +239,14 @@ async fn settled_once_whatever_happens() {
     );
     assert_eq!(rows[0].usage.unwrap().tokens_out(), 7);
     let daily = tenant.daily_usage(None, None).await.unwrap();
-    assert_eq!((daily[0].attempts, daily[0].tokens_in, daily[0].cost.to_string()), (3, 7, "0.25".to_owned()));
+    assert_eq!(
+        (
+            daily[0].attempts,
+            daily[0].tokens_in,
+            daily[0].cost.to_string()
+        ),
+        (3, 7, "0.25".to_owned())
+    );
     let entries = tenant.audit_page(0).await.unwrap();
     let outcomes: Vec<_> = entries
         .iter()
@@ -143,7 +254,12 @@ async fn settled_once_whatever_happens() {
         .filter_map(|entry| entry["outcome"].as_str().map(str::to_owned))
         .collect();
     assert_eq!(outcomes, ["finished", "unknown", "failed", "not_sent"]);
-    assert!(entries.iter().enumerate().all(|(index, row)| row.seq == index as u64));
+    assert!(
+        entries
+            .iter()
+            .enumerate()
+            .all(|(index, row)| row.seq == index as u64)
+    );
 }
 
 #[tokio::test]
@@ -151,17 +267,41 @@ async fn a_crash_leaves_exactly_one_unknown_row_charged_at_its_hold() {
     let home = TempKernel::open().await.unwrap();
     let (_, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
-    attempt(&home, &admission, "0.5").settle(&finished("0.25")).unwrap().durable().await.unwrap();
+    attempt(&home, &admission, "0.5")
+        .settle(&finished("0.25"))
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
     // Never settled, never dropped: the process dies with it.
-    std::mem::forget(attempt(&home, &admission, "0.75"));
-    drop(admission);
-    let mut home = home.crash_and_reopen().await.unwrap();
+    let open = attempt(&home, &admission, "0.75");
+    let mut home = home.killed().await.unwrap();
+    std::mem::forget(open);
     for _ in 0..2 {
-        let tenant = home.kernel.tenant(&home.operator, &"acme".parse().unwrap()).unwrap();
-        let seen: Vec<_> = rows(&tenant).await.iter().map(|row| (row.outcome.clone(), row.charged.to_string())).collect();
-        assert_eq!(seen, [("finished".to_owned(), "0.25".to_owned()), ("unknown".to_owned(), "0.75".to_owned())]);
+        let tenant = home
+            .kernel
+            .tenant(&home.operator, &"acme".parse().unwrap())
+            .unwrap();
+        let seen: Vec<_> = rows(&tenant)
+            .await
+            .iter()
+            .map(|row| (row.outcome.clone(), row.charged.to_string()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("finished".to_owned(), "0.25".to_owned()),
+                ("unknown".to_owned(), "0.75".to_owned())
+            ]
+        );
         let entries = tenant.audit_page(0).await.unwrap();
-        assert_eq!(entries.iter().filter(|row| row.entry.contains("\"outcome\":\"unknown\"")).count(), 1);
+        assert_eq!(
+            entries
+                .iter()
+                .filter(|row| row.entry.contains("\"outcome\":\"unknown\""))
+                .count(),
+            1
+        );
         drop(tenant);
         home = home.crash_and_reopen().await.unwrap();
     }
@@ -171,17 +311,28 @@ async fn a_crash_leaves_exactly_one_unknown_row_charged_at_its_hold() {
 async fn limits_hold_over_a_restart() {
     let mut home = TempKernel::open().await.unwrap();
     let mut limits = Limits::default();
-    limits.set(Quota::CostPerDay, Some(Money::parse_usd("1").unwrap().pico()));
+    limits.set(
+        Quota::CostPerDay,
+        Some(Money::parse_usd("1").unwrap().pico()),
+    );
     let (_, token) = home.tenant_with("acme", limits).await.unwrap();
     let token = text(&token).to_owned();
     let admission = admit(&home, &token).await.unwrap();
-    attempt(&home, &admission, "0.5").settle(&finished("0.4")).unwrap().durable().await.unwrap();
+    attempt(&home, &admission, "0.5")
+        .settle(&finished("0.4"))
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
     drop(attempt(&home, &admission, "0.5"));
     drop(admission);
     for _ in 0..2 {
         let admission = admit(&home, &token).await.unwrap();
         assert!(admission.tenant().reserve(demand("0.2")).is_err());
-        assert!(admission.tenant().reserve(demand("0.1")).is_ok(), "a reservation that is dropped is given back");
+        assert!(
+            admission.tenant().reserve(demand("0.1")).is_ok(),
+            "a reservation that is dropped is given back"
+        );
         drop(admission);
         home = home.crash_and_reopen().await.unwrap();
     }
@@ -192,12 +343,21 @@ async fn a_deleted_tenants_database_opens_for_nobody() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let secret = Secret::from_text("sk-canary-1234".to_owned()).unwrap();
-    home.kernel.set_secret(&home.operator, &tenant, "openai", secret).await.unwrap();
+    home.kernel
+        .set_secret(&home.operator, &tenant, "openai", secret)
+        .await
+        .unwrap();
     let folder = home.path().join("tenants/acme");
     let stolen = std::fs::read(folder.join("tenant.db")).unwrap();
-    home.kernel.delete_tenant(&home.operator, &tenant).await.unwrap();
+    home.kernel
+        .delete_tenant(&home.operator, &tenant)
+        .await
+        .unwrap();
     assert!(!folder.exists());
-    assert!(matches!(admit(&home, text(&token)).await, Err(Refused::Unknown)));
+    assert!(matches!(
+        admit(&home, text(&token)).await,
+        Err(Refused::Unknown)
+    ));
     let (_, fresh) = home.tenant("acme").await.unwrap();
     let (globex, _) = home.tenant("globex").await.unwrap();
     drop((tenant, globex));
@@ -206,9 +366,18 @@ async fn a_deleted_tenants_database_opens_for_nobody() {
     for tail in ["tenant.db-wal", "tenant.db-shm"] {
         let _may_be_absent = std::fs::remove_file(folder.join(tail));
     }
-    assert!(matches!(admit(&home, text(&fresh)).await, Err(Refused::Quarantined(_))));
-    let globex = home.kernel.tenant(&home.operator, &"globex".parse().unwrap()).unwrap();
-    assert!(globex.read(|_tx| Ok(())).await.is_ok(), "neighbours are served");
+    assert!(matches!(
+        admit(&home, text(&fresh)).await,
+        Err(Refused::Quarantined(_))
+    ));
+    let globex = home
+        .kernel
+        .tenant(&home.operator, &"globex".parse().unwrap())
+        .unwrap();
+    assert!(
+        globex.read(|_tx| Ok(())).await.is_ok(),
+        "neighbours are served"
+    );
 }
 
 #[tokio::test]
@@ -216,18 +385,51 @@ async fn secrets_are_sealed_and_come_back() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, _) = home.tenant("acme").await.unwrap();
     let secret = Secret::from_text("sk-canary-5678".to_owned()).unwrap();
-    home.kernel.set_secret(&home.operator, &tenant, "openai", secret).await.unwrap();
-    assert!(home.kernel.set_secret(&home.operator, &tenant, "../x", Secret::from_text("a".into()).unwrap()).await.is_err());
+    home.kernel
+        .set_secret(&home.operator, &tenant, "openai", secret)
+        .await
+        .unwrap();
+    assert!(
+        home.kernel
+            .set_secret(
+                &home.operator,
+                &tenant,
+                "../x",
+                Secret::from_text("a".into()).unwrap()
+            )
+            .await
+            .is_err()
+    );
     drop(tenant);
     let home = home.crash_and_reopen().await.unwrap();
-    let tenant = home.kernel.tenant(&home.operator, &"acme".parse().unwrap()).unwrap();
-    assert_eq!(home.kernel.list_secrets(&home.operator, &tenant).await.unwrap()[0].name, "openai");
+    let tenant = home
+        .kernel
+        .tenant(&home.operator, &"acme".parse().unwrap())
+        .unwrap();
+    assert_eq!(
+        home.kernel
+            .list_secrets(&home.operator, &tenant)
+            .await
+            .unwrap()[0]
+            .name,
+        "openai"
+    );
     assert_eq!(tenant.secret("openai").unwrap().expose(), b"sk-canary-5678");
-    home.kernel.delete_secret(&home.operator, &tenant, "openai").await.unwrap();
+    home.kernel
+        .delete_secret(&home.operator, &tenant, "openai")
+        .await
+        .unwrap();
     assert!(tenant.secret("openai").is_none());
     for file in walk(&home.path()) {
-        let bytes = std::fs::read(&file).unwrap();
-        assert!(!bytes.windows(14).any(|part| part == b"sk-canary-5678"), "{}", file.display());
+        // The journal's keeper may delete a segment meanwhile.
+        let Ok(bytes) = std::fs::read(&file) else {
+            continue;
+        };
+        assert!(
+            !bytes.windows(14).any(|part| part == b"sk-canary-5678"),
+            "{}",
+            file.display()
+        );
     }
 }
 
@@ -236,15 +438,36 @@ async fn a_good_overlay_applies_and_a_bad_one_keeps_the_last() {
     let home = TempKernel::open().await.unwrap();
     let (_, token) = home.tenant("acme").await.unwrap();
     let file = home.path().join("tenants/acme/config.yaml");
-    let model = async |home: &TempKernel| admit(home, text(&token)).await.unwrap().settings().model.clone();
+    let model = async |home: &TempKernel| {
+        admit(home, text(&token))
+            .await
+            .unwrap()
+            .settings()
+            .model
+            .clone()
+    };
     assert_eq!(model(&home).await, None);
-    for (text, expected) in [("model: sim-large\n", "sim-large"), ("model: [\n", "sim-large"), ("model: absent\n", "sim-large"), ("model: sim-fast\n", "sim-fast")] {
+    for (text, expected) in [
+        ("model: sim-large\n", "sim-large"),
+        ("model: [\n", "sim-large"),
+        ("model: absent\n", "sim-large"),
+        ("model: sim-fast\n", "sim-fast"),
+    ] {
         std::fs::write(&file, text).unwrap();
         home.clock.advance(Duration::from_secs(2));
         assert_eq!(model(&home).await.as_deref(), Some(expected), "{text}");
     }
-    let tenant = home.kernel.tenant(&home.operator, &"acme".parse().unwrap()).unwrap();
-    let changes = tenant.audit_page(0).await.unwrap().iter().filter(|row| row.entry.contains("config.change")).count();
+    let tenant = home
+        .kernel
+        .tenant(&home.operator, &"acme".parse().unwrap())
+        .unwrap();
+    let changes = tenant
+        .audit_page(0)
+        .await
+        .unwrap()
+        .iter()
+        .filter(|row| row.entry.contains("config.change"))
+        .count();
     assert_eq!(changes, 2);
 }
 
@@ -253,10 +476,18 @@ async fn the_operators_key_is_only_that() {
     let home = TempKernel::open().await.unwrap();
     let key = home.kernel.new_operator_key(&home.operator).await.unwrap();
     assert!(home.kernel.operator(key.expose_str().unwrap()).is_some());
-    for wrong in ["", "pk_", "pk_00000000000000000000000000000000", "tk_acme_00000000000000000000000000000000"] {
+    for wrong in [
+        "",
+        "pk_",
+        "pk_00000000000000000000000000000000",
+        "tk_acme_00000000000000000000000000000000",
+    ] {
         assert!(home.kernel.operator(wrong).is_none(), "{wrong}");
     }
-    assert!(matches!(admit(&home, key.expose_str().unwrap()).await, Err(Refused::Unknown)));
+    assert!(matches!(
+        admit(&home, key.expose_str().unwrap()).await,
+        Err(Refused::Unknown)
+    ));
 }
 
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

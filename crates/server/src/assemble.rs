@@ -26,6 +26,9 @@ pub(crate) const CONFIG_FILE: &str = "partywall.yaml";
 pub(crate) const MASTER_KEY_VARIABLE: &str = "PARTYWALL_MASTER_KEY";
 /// How long folding and closing may take at the end.
 pub(crate) const CLOSE_WAIT: Duration = Duration::from_secs(30);
+/// How often and how long a start waits for a command that holds the lock.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// The tier of a configuration that has none.
 const ONLY_TIER: &str = "default";
 
@@ -155,6 +158,27 @@ pub(crate) fn first_tier(config: &Config) -> String {
         .find(|name| *name == ONLY_TIER)
         .or_else(|| names().next())
         .map_or_else(|| ONLY_TIER.to_owned(), Clone::clone)
+}
+
+/// Opens and locks the data directory.
+///
+/// A command that holds the lock for a moment is waited for: a supervisor that restarts the gateway must not fail on it.
+pub(crate) fn root_of_the_gateway(data: &Path) -> Result<DataRoot, Fault> {
+    let mut root = locked_root(data);
+    for _ in 0..LOCK_TRIES {
+        if !matches!(&root, Err(fault) if fault.code == FaultCode::Locked) || gateway_answers(data)
+        {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        root = locked_root(data);
+    }
+    root
+}
+
+/// Whether a gateway, not a passing command, holds the directory.
+fn gateway_answers(data: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(data.join(rpc::frame::SOCKET_NAME)).is_ok()
 }
 
 /// Opens and locks the data directory.

@@ -118,7 +118,7 @@ async fn prepare(options: ServeOptions, environment: &Environment) -> Result<Pre
         config: options.config,
     };
     let path = place.config_file();
-    let root = assemble::locked_root(&place.data)?;
+    let root = assemble::root_of_the_gateway(&place.data)?;
     let config = assemble::load(&path)?;
     let wrong = |error: ConfigError| assemble::bad_config(&path, &error);
     let keyring = config.keyring(environment, &|_| None).map_err(wrong)?;

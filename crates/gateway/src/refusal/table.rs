@@ -118,7 +118,8 @@ impl Refusal {
                 .into();
             }
             Self::TooLarge { limit } => {
-                return format!("the request body is larger than the limit of {limit} bytes").into();
+                return format!("the request body is larger than the limit of {limit} bytes")
+                    .into();
             }
             Self::BodyTimeout => "the request body did not arrive in time",
             Self::Overloaded { .. } => "too many calls are waiting; try again shortly",

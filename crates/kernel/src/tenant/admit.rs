@@ -28,7 +28,10 @@ impl Caller {
         let parsed = Token::parse(text);
         let tenant_shown = parsed.map(|parts| Box::from(parts.tenant));
         // Hashed in any case, so that the grammar does not show in the time taken.
-        Self { hash: vault::sha256(text.as_bytes()), tenant_shown }
+        Self {
+            hash: vault::sha256(text.as_bytes()),
+            tenant_shown,
+        }
     }
 }
 
@@ -64,7 +67,11 @@ impl Kernel {
             return Err(Refused::Unavailable);
         }
         let now = self.now();
-        let Some(token) = self.directory().token(&caller.hash).filter(|token| token.valid_at(now)) else {
+        let Some(token) = self
+            .directory()
+            .token(&caller.hash)
+            .filter(|token| token.valid_at(now))
+        else {
             if let Some(shown) = &caller.tenant_shown {
                 self.directory().count_failed_auth(shown);
             }
@@ -91,7 +98,12 @@ impl Kernel {
         if resident.account.load().status != Status::Active {
             return Err(Refused::Suspended);
         }
-        Ok(Admission { tenant, token, settings, tenant_ended })
+        Ok(Admission {
+            tenant,
+            token,
+            settings,
+            tenant_ended,
+        })
     }
 }
 

@@ -40,6 +40,30 @@ impl ConfigError {
         }
     }
 
+    /// Names the key that stands on the error's line, where the parser named none.
+    pub(super) fn on(mut self, file: &str) -> Self {
+        let line = self
+            .line
+            .and_then(|line| usize::try_from(line).ok()?.checked_sub(1));
+        let key = line.and_then(|index| {
+            Some(
+                file.lines()
+                    .nth(index)?
+                    .split_once(':')?
+                    .0
+                    .trim_start_matches(['-', ' ', '{'])
+                    .trim(),
+            )
+        });
+        let plain = |key: &&str| {
+            !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        };
+        if let (true, Some(key)) = (self.key.is_empty(), key.filter(plain)) {
+            key.clone_into(&mut self.key);
+        }
+        self
+    }
+
     pub(super) fn at(line: u64, key: &str, message: impl Into<String>) -> Self {
         Self {
             line: Some(line).filter(|line| *line > 0),

@@ -115,5 +115,6 @@ pub(super) fn parse(text: &str) -> Result<LowConfig, ConfigError> {
         merge_keys: MergeKeyPolicy::Error,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| ConfigError::from(&error))
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| ConfigError::from(&error).on(text))
 }
