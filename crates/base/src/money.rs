@@ -209,7 +209,7 @@ fn decimal_scaled(text: &str, scale: i32) -> Result<i128, DecimalError> {
         None => (text, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if whole.is_empty() && fraction.is_empty() || text.len() > 64 || exponent.abs() > 64 {
+    if whole.is_empty() && fraction.is_empty() || text.len() > 64 || exponent.unsigned_abs() > 64 {
         return Err(DecimalError);
     }
     let mut value: i128 = 0;
@@ -262,11 +262,62 @@ mod tests {
             );
         }
         for bad in [
-            "", ".", "e5", "1e", "1e-13", "0x1", "1,5", "NaN", "1e999", "--1", "1.2.3", "١",
+            "",
+            ".",
+            "e5",
+            "1e",
+            "1e-13",
+            "0x1",
+            "1,5",
+            "NaN",
+            "1e999",
+            "--1",
+            "1.2.3",
+            "١",
+            "1e+-1",
+            "1e-2147483648",
+            "1e2147483647",
+            "1e-65",
+            "-",
+            "+",
+            "e",
+            "é",
         ] {
             assert_eq!(Money::parse_usd(bad), Err(DecimalError), "{bad}");
         }
         assert_eq!(Price::parse_usd("-1"), Err(DecimalError));
+    }
+
+    #[test]
+    fn the_ends_of_the_range_are_no_panics() {
+        let largest = Money::MAX.to_string();
+        assert_eq!(Money::parse_usd(&largest), Ok(Money::MAX));
+        assert_eq!(
+            Money::parse_usd("170141183460469231731687303.715884105728"),
+            Err(DecimalError)
+        );
+        assert_eq!(Money::parse_usd(&"9".repeat(64)), Err(DecimalError));
+        assert_eq!(Money::parse_usd(&"0".repeat(64)), Ok(Money::ZERO));
+        assert_eq!(Money::parse_usd(&"0".repeat(65)), Err(DecimalError));
+        assert_eq!(Money::parse_usd("0e-64"), Ok(Money::ZERO));
+        assert_eq!(Money::parse_usd("1e64"), Err(DecimalError));
+        assert_eq!(
+            Price::parse_usd("1e9").map(Price::atto),
+            Ok(10_i128.pow(27))
+        );
+        let least = Money::from_pico(i128::MIN);
+        assert_eq!(least + least, least);
+        assert_eq!(Money::ZERO - least, Money::MAX);
+        assert!(least.to_string().starts_with("-1701411834"));
+        for atto in [i128::MIN, -1, i128::MAX] {
+            let row = RowTotal(atto);
+            let markup = Markup::parse("1000").unwrap();
+            assert!(row.round_up(markup) >= row.round(markup));
+        }
+        let mut row = RowTotal::default();
+        row.add(u64::MAX, Price::parse_usd("1e9").unwrap());
+        row.add(u64::MAX, Price::parse_usd("1e9").unwrap());
+        assert_eq!(row.0, i128::MAX);
     }
 
     #[test]
@@ -284,6 +335,15 @@ mod tests {
         fn printing_round_trips(pico in -10_i128.pow(30)..10_i128.pow(30)) {
             let money = Money(pico);
             prop_assert_eq!(Money::parse_usd(&money.to_string()), Ok(money));
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in r"[-+]?[0-9]{0,50}\.?[0-9]{0,50}([eE][-+]?[0-9]{0,12})?", other in any::<String>()) {
+            for text in [&text, &other] {
+                let _ = Money::parse_usd(text);
+                let _ = Price::parse_usd(text);
+                let _ = Markup::parse(text);
+            }
         }
 
         #[test]

@@ -21,6 +21,9 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// The text of [`RateCard::built_in`], for versions that are hashes of content.
+pub const BUILT_IN: &str = include_str!("../prices/default.json");
+
 /// The prices of many models.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct RateCard {
@@ -55,7 +58,7 @@ impl RateCard {
     #[must_use]
     pub fn built_in() -> Self {
         // A test parses it; an empty card prices nothing, and what has no price is refused.
-        Self::parse(include_str!("../prices/default.json")).unwrap_or_default()
+        Self::parse(BUILT_IN).unwrap_or_default()
     }
 
     /// One card of many: a later card's entry replaces an earlier one's as a whole. It has no version
@@ -198,6 +201,57 @@ struct TokenPrices {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 struct SearchPrices(Vec<Price>);
 
+/// Prices per token of a call below every tier. `None` is "no price", which is not free.
+impl ModelPrices {
+    /// Input that no other bucket holds.
+    #[must_use]
+    pub fn input(&self) -> Option<Price> {
+        self.base.input
+    }
+
+    /// Input read from the prompt cache.
+    #[must_use]
+    pub fn cache_read(&self) -> Option<Price> {
+        self.base.cache_read
+    }
+
+    /// Input written to the prompt cache for its default time.
+    #[must_use]
+    pub fn cache_write(&self) -> Option<Price> {
+        self.base.cache_write
+    }
+
+    /// Input written to the prompt cache for one hour.
+    #[must_use]
+    pub fn cache_write_1h(&self) -> Option<Price> {
+        self.base.cache_write_1h
+    }
+
+    /// Audio input.
+    #[must_use]
+    pub fn audio_in(&self) -> Option<Price> {
+        self.base.audio_in
+    }
+
+    /// Output that no other bucket holds.
+    #[must_use]
+    pub fn output(&self) -> Option<Price> {
+        self.base.output
+    }
+
+    /// Reasoning: its own price, or that of output where it has none.
+    #[must_use]
+    pub fn reasoning(&self) -> Option<Price> {
+        self.reasoning_at(&self.base)
+    }
+
+    /// Audio output.
+    #[must_use]
+    pub fn audio_out(&self) -> Option<Price> {
+        self.base.audio_out
+    }
+}
+
 impl ModelPrices {
     /// The most input tokens of a call: the context window as far as the card knows it.
     #[must_use]
@@ -271,7 +325,7 @@ impl ModelPrices {
             ("audio_in", usage.audio_in, prices.audio_in),
             ("image_in", usage.image_in, prices.image_in),
             ("output", usage.output, prices.output),
-            ("reasoning", usage.reasoning, self.reasoning(prices)),
+            ("reasoning", usage.reasoning, self.reasoning_at(prices)),
             ("audio_out", usage.audio_out, prices.audio_out),
             (
                 "server_tool_calls",
@@ -329,7 +383,7 @@ impl ModelPrices {
     }
 
     /// The price of reasoning: its own, or that of output where the model has none at all.
-    fn reasoning(&self, prices: &TokenPrices) -> Option<Price> {
+    fn reasoning_at(&self, prices: &TokenPrices) -> Option<Price> {
         if self.base.reasoning.is_some() {
             prices.reasoning
         } else {
@@ -379,5 +433,7 @@ impl TokenPrices {
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod published;
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,8 @@ pub fn embedding_usage(raw: &RawValue) -> Result<Option<Usage>, ReplyError> {
     openai_counts(raw.get())?.input_only().usage()
 }
 
-/// `usage` of an Anthropic message. `None` where it does not say both input and output.
+/// `usage` of an Anthropic message: thinking stands inside `output_tokens`, cached and written tokens
+/// beside `input_tokens`. `None` where it does not say both input and output.
 ///
 /// # Errors
 /// As [`openai_usage`].
@@ -40,7 +41,7 @@ pub fn anthropic_usage(raw: &RawValue) -> Result<Option<Usage>, ReplyError> {
     counts.usage()
 }
 
-/// Usage as `OpenAI` writes it. Cache writes stand inside `prompt_tokens`.
+/// Usage as `OpenAI` writes it, which does not tell the life times of cache writes apart.
 #[must_use]
 pub fn write_openai(usage: &Usage) -> OpenAiUsageWire {
     OpenAiUsageWire {
@@ -50,6 +51,7 @@ pub fn write_openai(usage: &Usage) -> OpenAiUsageWire {
         prompt_tokens_details: OpenAiPromptDetails {
             cached_tokens: usage.cache_read,
             audio_tokens: usage.audio_in,
+            cache_write_tokens: usage.cache_write.saturating_add(usage.cache_write_1h),
         },
         completion_tokens_details: OpenAiCompletionDetails {
             reasoning_tokens: usage.reasoning,
@@ -73,6 +75,9 @@ pub fn write_anthropic(usage: &Usage) -> AnthropicUsageWire {
             ephemeral_1h_input_tokens: usage.cache_write_1h,
         },
         output_tokens: usage.tokens_out(),
+        output_tokens_details: (usage.reasoning > 0).then_some(AnthropicOutputDetails {
+            thinking_tokens: usage.reasoning,
+        }),
     }
 }
 
@@ -98,6 +103,8 @@ pub struct OpenAiPromptDetails {
     pub cached_tokens: u64,
     /// Audio.
     pub audio_tokens: u64,
+    /// Written to the cache.
+    pub cache_write_tokens: u64,
 }
 
 /// Parts of `completion_tokens`.
@@ -122,6 +129,16 @@ pub struct AnthropicUsageWire {
     pub cache_creation: AnthropicCacheCreation,
     /// All output, thinking included.
     pub output_tokens: u64,
+    /// Parts of `output_tokens`; left out where nothing was thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens_details: Option<AnthropicOutputDetails>,
+}
+
+/// Parts of `output_tokens`.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AnthropicOutputDetails {
+    /// Thinking, shown or not.
+    pub thinking_tokens: u64,
 }
 
 /// Cache writes by life time.
@@ -208,7 +225,6 @@ pub(crate) fn openai_counts(text: &str) -> Result<OpenAiCounts, ReplyError> {
             "prompt_tokens_details" => each_member(cursor, &mut |name, cursor| {
                 match name {
                     "cached_tokens" => counts.cached = count(cursor)?.unwrap_or(0),
-                    // OpenRouter's name for what it bills as cache writes.
                     "cache_write_tokens" => counts.written = count(cursor)?.unwrap_or(0),
                     "audio_tokens" => counts.audio_in = count(cursor)?.unwrap_or(0),
                     _ => skip(cursor)?,
@@ -235,6 +251,7 @@ pub(crate) fn openai_counts(text: &str) -> Result<OpenAiCounts, ReplyError> {
 pub(crate) struct AnthropicCounts {
     input: Option<u64>,
     output: Option<u64>,
+    thinking: Option<u64>,
     cache_read: Option<u64>,
     cache_write: Option<u64>,
     written_5m: Option<u64>,
@@ -251,6 +268,13 @@ impl AnthropicCounts {
             match name {
                 "input_tokens" => keep(&mut self.input, count(cursor)?),
                 "output_tokens" => keep(&mut self.output, count(cursor)?),
+                "output_tokens_details" => each_member(cursor, &mut |name, cursor| {
+                    match name {
+                        "thinking_tokens" => keep(&mut self.thinking, count(cursor)?),
+                        _ => skip(cursor)?,
+                    }
+                    Ok(())
+                })?,
                 "cache_read_input_tokens" => keep(&mut self.cache_read, count(cursor)?),
                 "cache_creation_input_tokens" => keep(&mut self.cache_write, count(cursor)?),
                 "cache_creation" => each_member(cursor, &mut |name, cursor| {
@@ -283,12 +307,14 @@ impl AnthropicCounts {
         let (Some(input), Some(output)) = (self.input, self.output) else {
             return Ok(None);
         };
+        let reasoning = self.thinking.unwrap_or(0);
         let written_1h = self.written_1h.unwrap_or(0);
         let parts = written_1h + self.written_5m.unwrap_or(0);
         let written = self.cache_write.unwrap_or(parts);
         Ok(Some(Usage {
             input,
-            output,
+            output: output.checked_sub(reasoning).ok_or(MALFORMED)?,
+            reasoning,
             cache_read: self.cache_read.unwrap_or(0),
             cache_write: written.max(parts) - written_1h,
             cache_write_1h: written_1h,
@@ -430,6 +456,10 @@ mod tests {
             assert_eq!(openai_usage(&raw(&text)), Err(MALFORMED), "{text}");
             let text = format!(r#"{{"input_tokens":1,"output_tokens":{odd}}}"#);
             assert_eq!(anthropic_usage(&raw(&text)), Err(MALFORMED), "{text}");
+            let text = format!(
+                r#"{{"input_tokens":1,"output_tokens":9,"output_tokens_details":{{"thinking_tokens":{odd}}}}}"#
+            );
+            assert_eq!(anthropic_usage(&raw(&text)), Err(MALFORMED), "{text}");
         }
         for text in [
             r#"{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":6}}"#,
@@ -492,6 +522,44 @@ mod tests {
     }
 
     #[test]
+    fn thinking_is_a_part_of_the_output() {
+        for (details, output, reasoning) in [
+            (r#"{"thinking_tokens":7}"#, 3, 7),
+            (r#"{"thinking_tokens":10,"later":[1]}"#, 0, 10),
+            (r#"{"thinking_tokens":0}"#, 10, 0),
+            (r#"{"thinking_tokens":null}"#, 10, 0),
+            ("{}", 10, 0),
+            ("null", 10, 0),
+        ] {
+            let text = format!(
+                r#"{{"input_tokens":1,"output_tokens":10,"output_tokens_details":{details}}}"#
+            );
+            let expect = Usage {
+                input: 1,
+                output,
+                reasoning,
+                ..Usage::default()
+            };
+            assert_eq!(anthropic_usage(&raw(&text)), Ok(Some(expect)), "{text}");
+        }
+        for details in [r#"{"thinking_tokens":11}"#, "[]", "7"] {
+            let text = format!(
+                r#"{{"input_tokens":1,"output_tokens":10,"output_tokens_details":{details}}}"#
+            );
+            assert_eq!(anthropic_usage(&raw(&text)), Err(MALFORMED), "{text}");
+        }
+        let mut counts = AnthropicCounts::default();
+        for part in [
+            r#"{"input_tokens":1,"output_tokens":2,"output_tokens_details":{"thinking_tokens":2}}"#,
+            r#"{"output_tokens":50,"output_tokens_details":{"thinking_tokens":40}}"#,
+        ] {
+            counts.merge(part).unwrap();
+        }
+        let usage = counts.usage().unwrap().unwrap();
+        assert_eq!((usage.output, usage.reasoning), (10, 40));
+    }
+
+    #[test]
     fn wire_forms_read_back() {
         let usage = Usage {
             input: 1,
@@ -499,13 +567,17 @@ mod tests {
             cache_write: 3,
             cache_write_1h: 4,
             output: 5,
+            reasoning: 6,
             ..Usage::default()
         };
         let wire = raw(&serde_json::to_string(&write_anthropic(&usage)).unwrap());
         assert_eq!(anthropic_usage(&wire), Ok(Some(usage)));
+        let plain = serde_json::to_string(&write_anthropic(&Usage::default())).unwrap();
+        assert!(!plain.contains("details"), "{plain}");
         let usage = Usage {
             input: 1,
             cache_read: 2,
+            cache_write: 4,
             audio_in: 3,
             output: 5,
             reasoning: 6,

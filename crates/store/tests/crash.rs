@@ -149,7 +149,7 @@ fn run_until_killed(path: &Path, at_work: bool, after: Duration) -> Vec<u64> {
             let whole = |line: std::io::Result<String>| {
                 let line = line.unwrap();
                 line.split_once(' ')
-                    .map(|(_, seq)| seq.parse::<u64>().unwrap())
+                    .map(|(_, seq)| seq.trim().parse::<u64>().unwrap())
             };
             std::iter::once(Ok(first))
                 .chain(lines.lines())

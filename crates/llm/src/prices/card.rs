@@ -170,7 +170,7 @@ fn exact_or_rounded(text: &str) -> Option<Price> {
     let odd = atto % 2 != 0;
     let half = format!("5{}", "0".repeat(cut.len() - 1));
     if cut > half.as_str() || (cut == half && odd) {
-        atto += 1;
+        atto = atto.checked_add(1)?;
     }
     if atto == 0 {
         return None;

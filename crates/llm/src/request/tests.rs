@@ -230,6 +230,65 @@ fn other_prices_and_other_tools_are_told() {
     );
 }
 
+#[test]
+fn an_escaped_key_is_the_same_member() {
+    let message = r#""messages":[{"role":"user","content":"u"}]"#;
+    for (body, param) in [
+        (format!(r#"{{"model":"a","mod\u0065l":"b",{message}}}"#), "model"),
+        (format!(r#"{{"mod\u0065l":"a","model":"b",{message}}}"#), "model"),
+        (format!(r#"{{"\u006dodel":"a","mode\u006C":"b",{message}}}"#), "model"),
+        (format!(r#"{{"model":"a",{message},"x\/y":1,"x/y":2}}"#), "x/y"),
+        (format!(r#"{{"model":"a",{message},"stre\u0061m":true,"stream":false}}"#), "stream"),
+        (format!(r#"{{"model":"a",{message},"stream_options":{{"include_usage":true,"include\u005fusage":false}}}}"#), "include_usage"),
+        (r#"{"model":"a","messages":[{"role":"user","r\u006fle":"system","content":"u"}]}"#.to_owned(), "role"),
+        (r#"{"model":"a","messages":[{"role":"user","content":[{"type":"text","text":"a","t\u0065xt":"b"}]}]}"#.to_owned(), "text"),
+        (format!(r#"{{"model":"a",{message},"x":[{{"\ud83d\ude00":1,"😀":2}}]}}"#), "😀"),
+    ] {
+        for operation in [Operation::ChatCompletions, Operation::Messages] {
+            let error = refused(operation, &body);
+            assert_eq!(error.param.as_deref(), Some(param), "{body}: {error}");
+            assert!(error.message.starts_with("duplicate key"), "{error}");
+        }
+    }
+    let many: String = (0..40).map(|n| format!("\"k{n}\":0,")).collect();
+    let body = format!(r#"{{{many}"model":"a",{message},"\u006b7":1}}"#);
+    let error = refused(Operation::ChatCompletions, &body);
+    assert_eq!(error.param.as_deref(), Some("k7"), "{error}");
+
+    let body = r#"{"mod\u0065l":"m","m\u0065ssages":[{"rol\u0065":"syst\u0065m","c\u006fntent":"s"},{"role":"user","content":"u"}],
+        "str\u0065am":true,"stream\u005foptions":{"include\u005fusage":true},"max\u005ftokens":7,"\u006e":2,"temper\u0061ture":1,"service\u005ftier":"flex",
+        "w\u0065b_search_options":{},"v\u0065ndor":1}"#;
+    let request = parse(Operation::ChatCompletions, body).unwrap();
+    assert_eq!(request.model(), "m");
+    assert!(request.stream() && request.include_usage() && request.system_given());
+    assert!(request.temperature_given() && request.server_tools());
+    assert_eq!((request.max_output(), request.choices()), (Some(7), 2));
+    assert_eq!(request.priced_apart(), Some("service_tier"));
+    assert_eq!(request.member("model"), Some("\"m\""));
+    assert_eq!(request.member("vendor"), Some("1"));
+    assert_eq!(request.member(r"v\u0065ndor"), None);
+    assert_eq!(request.members().map(|(key, _)| key).next(), Some("model"));
+
+    // What goes out says the operator's words once, under whatever spelling the client chose.
+    let edits = crate::Edits {
+        model: Some("other"),
+        user_tag: Some("tag"),
+        ..crate::Edits::default()
+    };
+    let body = r#"{"mod\u0065l":"m","us\u0065r":"me","messages":[{"role":"user","content":"u"}]}"#;
+    let request = parse(Operation::ChatCompletions, body).unwrap();
+    let out = crate::splice::splice(&request, &edits);
+    let out = parse(
+        Operation::ChatCompletions,
+        std::str::from_utf8(&out).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(
+        (out.model(), out.member("user")),
+        ("other", Some("\"tag\""))
+    );
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

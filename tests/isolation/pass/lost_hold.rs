@@ -1,0 +1,13 @@
+//! What was set aside is handed on.
+
+#![deny(unused_must_use)]
+
+use isolation::gateway::Gateway;
+use isolation::gateway::policy::Permit;
+use isolation::gateway::quota::{self, Hold};
+use isolation::gateway::refusal::Refusal;
+
+pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
+    let hold = quota::reserve(gw, permit).await?;
+    Ok(hold)
+}
