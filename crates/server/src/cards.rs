@@ -3,13 +3,11 @@
 //! Imports lie in `DATA/ratecards/NNNN-<digest>.json`, numbered in their order. They are written whole or not at all.
 
 use kernel::{DataRoot, digest};
-use llm::prices::RateCard;
+use llm::prices::{BUILT_IN, RateCard};
 use rpc::{Fault, FaultCode};
 
 use crate::fault::{fault, io};
 
-/// The text of `RateCard::built_in`: a release with other prices is another version.
-const BUILT_IN: &str = include_str!("../../llm/prices/default.json");
 const FOLDER: &str = "ratecards";
 /// Imports that may lie side by side; more would make each start slow.
 const IMPORTS_MAX: usize = 256;

@@ -1,6 +1,6 @@
 //! Prices: shown, checked, imported.
 
-use base::{Markup, Usage};
+use base::Price;
 use gateway::catalog::Catalog;
 use llm::prices::{ModelPrices, RateCard};
 use rpc::{Answer, Fault, PriceRow, RatecardChecked, RatecardImported, Row};
@@ -87,42 +87,16 @@ fn checked(catalog: &Catalog, card: &RateCard) -> RatecardChecked {
     }
 }
 
-/// Tokens over which a price is measured: few enough to stay below every tier of long inputs.
-const MEASURED_TOKENS: u64 = 10_000;
-/// `Money` counts pico-USD; a price has digits down to atto-USD.
-const ATTO_PER_PICO: i128 = 1_000_000;
-
 fn price_row(model: &str, prices: &ModelPrices) -> PriceRow {
-    let per_token = |usage: Usage| {
-        let cost = prices.cost(&usage, Markup::NONE).ok()?;
-        Some(usd(
-            cost.pico().saturating_mul(ATTO_PER_PICO) / i128::from(MEASURED_TOKENS)
-        ))
-    };
-    let n = MEASURED_TOKENS;
+    let shown = |price: Option<Price>| price.map(|price| usd(price.atto()));
     PriceRow {
         model: model.to_owned(),
         litellm_provider: None,
-        input_cost_per_token: per_token(Usage {
-            input: n,
-            ..Usage::default()
-        }),
-        output_cost_per_token: per_token(Usage {
-            output: n,
-            ..Usage::default()
-        }),
-        cache_read_input_token_cost: per_token(Usage {
-            cache_read: n,
-            ..Usage::default()
-        }),
-        cache_creation_input_token_cost: per_token(Usage {
-            cache_write: n,
-            ..Usage::default()
-        }),
-        output_cost_per_reasoning_token: per_token(Usage {
-            reasoning: n,
-            ..Usage::default()
-        }),
+        input_cost_per_token: shown(prices.input()),
+        output_cost_per_token: shown(prices.output()),
+        cache_read_input_token_cost: shown(prices.cache_read()),
+        cache_creation_input_token_cost: shown(prices.cache_write()),
+        output_cost_per_reasoning_token: shown(prices.reasoning()),
         max_input_tokens: prices.max_input_tokens(),
         max_output_tokens: prices.max_output_tokens(),
         refused: prices.supports().err().map(|why| why.to_string()),
