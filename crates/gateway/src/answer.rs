@@ -117,22 +117,23 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
         Ok(llm::reply::restamp(body.clone(), &facts, shown))
     };
     let said = meter.finished(facts.usage);
-    let received = Some(sha256(&body));
+    let received = sha256(&body);
     let delivered = match delivered {
         Ok(delivered) => delivered,
         // The provider worked and said what it used: that is charged, though the answer cannot be shown.
         Err(error) => {
             let settlement = Settlement {
                 outcome: Outcome::Broken,
-                answer_received: received,
+                answer_received: Some(received),
                 ..said
             };
             return Err(settled(attempt.settle(&settlement), error.into()).await);
         }
     };
     let settlement = Settlement {
-        answer_received: received,
-        answer_delivered: Some(sha256(&delivered)),
+        answer_received: Some(received),
+        // What passes as it came has the digest that it came with.
+        answer_delivered: Some(if delivered == body { received } else { sha256(&delivered) }),
         ..said
     };
     durable(attempt.settle(&settlement)).await?;

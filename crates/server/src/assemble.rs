@@ -311,9 +311,13 @@ pub(crate) fn command_runtime() -> Result<Runtime, Fault> {
         .map_err(|error| io("no runtime", &error))
 }
 
-/// The runtime of a gateway: as many workers as processors that it may use.
+/// The runtime of a gateway: as many workers as processors that it may use. One processor needs no scheduler between threads.
 pub(crate) fn serving_runtime() -> Result<Runtime, Fault> {
-    Builder::new_multi_thread()
+    let mut builder = match parallelism() {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder
         .worker_threads(parallelism())
         .thread_name("partywall")
         .enable_all()

@@ -3,5 +3,8 @@
 use isolation::kernel::{Admission, Tenant};
 
 pub fn outlive_a_suspension(admission: &Admission) -> Tenant {
-    Tenant { epoch: u64::MAX, ..admission.tenant().clone() }
+    Tenant {
+        epoch: u64::MAX,
+        ..admission.tenant().clone()
+    }
 }

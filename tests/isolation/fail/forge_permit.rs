@@ -6,5 +6,10 @@ use isolation::gateway::refusal::Refusal;
 use isolation::kernel::Admission;
 
 pub fn permit(gw: &Gateway, admission: Admission, call: Call) -> Result<Permit, Refusal> {
-    Ok(Permit { admission, call, model: 0, catalog: gw.catalog() })
+    Ok(Permit {
+        admission,
+        call,
+        model: 0,
+        catalog: gw.catalog(),
+    })
 }

@@ -1,8 +1,8 @@
 //! A call that nobody has permitted cannot go on: neither alone nor with its caller.
 
+use isolation::gateway::Gateway;
 use isolation::gateway::policy::Call;
 use isolation::gateway::quota::{self, Hold};
-use isolation::gateway::Gateway;
 use isolation::gateway::refusal::Refusal;
 use isolation::kernel::Admission;
 

@@ -1,16 +1,17 @@
 //! The transaction itself does not leave its closure.
 
-use std::sync::mpsc::SyncSender;
+use std::cell::Cell;
 
 use isolation::kernel::{KernelError, ReadTx, Tenant};
 
-pub async fn keep(
-    tenant: &Tenant,
-    kept: SyncSender<&'static ReadTx<'static>>,
-) -> Result<(), KernelError> {
+thread_local! {
+    static KEPT: Cell<Option<&'static ReadTx<'static>>> = const { Cell::new(None) };
+}
+
+pub async fn keep(tenant: &Tenant) -> Result<(), KernelError> {
     tenant
-        .read(move |tx| {
-            let _ = kept.try_send(tx);
+        .read(|tx| {
+            KEPT.set(Some(tx));
             Ok(())
         })
         .await

@@ -3,7 +3,11 @@
 use isolation::base::TenantId;
 use isolation::kernel::{Kernel, KernelError, Operator};
 
-pub async fn count(kernel: &Kernel, operator: &Operator, id: &TenantId) -> Result<u64, KernelError> {
+pub async fn count(
+    kernel: &Kernel,
+    operator: &Operator,
+    id: &TenantId,
+) -> Result<u64, KernelError> {
     kernel.tenant(operator, id)?.audit_length().await
 }
 

@@ -1,8 +1,8 @@
 //! Money is set aside for a permitted call.
 
+use isolation::gateway::Gateway;
 use isolation::gateway::policy::{self, Call};
 use isolation::gateway::quota::{self, Hold};
-use isolation::gateway::Gateway;
 use isolation::gateway::refusal::Refusal;
 use isolation::kernel::Admission;
 
