@@ -43,7 +43,7 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
         )
         .await);
     }
-    let (permit, _card, turn) = hold.into_parts();
+    let (permit, place) = hold.into_parts();
     let request = &permit.call.request;
     let client = request.operation().dialect();
     let provider = choice.provider.dialect();
@@ -67,7 +67,7 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
         dialect: client,
         request: *trail.request_id(),
         ended: Box::pin(permit.admission.ended()),
-        turn,
+        place,
     });
     let mut answer = Response::new(ReplyBody::Stream(Box::new(body)));
     let headers = answer.headers_mut();
@@ -133,7 +133,11 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
     let settlement = Settlement {
         answer_received: Some(received),
         // What passes as it came has the digest that it came with.
-        answer_delivered: Some(if delivered == body { received } else { sha256(&delivered) }),
+        answer_delivered: Some(if delivered == body {
+            received
+        } else {
+            sha256(&delivered)
+        }),
         ..said
     };
     durable(attempt.settle(&settlement)).await?;

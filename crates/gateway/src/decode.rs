@@ -1,31 +1,43 @@
 //! From the bytes of a body to one call: bounded in size and time, parsed once.
 
+use base::limits;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http_body::Body;
 use http_body_util::BodyExt;
 use kernel::digest::sha256;
 use llm::{Operation, Request};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::policy::Call;
 use crate::refusal::Refusal;
 use crate::upstream::AnthropicBeta;
+use crate::{BODY_PLACE, Gateway};
 
 /// Reads and parses the body of a call.
 ///
 /// # Errors
-/// [`Refusal::TooLarge`], [`Refusal::BodyTimeout`], [`Refusal::UnsupportedMedia`] and [`Refusal::BadRequest`].
+/// [`Refusal::TooLarge`], [`Refusal::BodyTimeout`], [`Refusal::UnsupportedMedia`], [`Refusal::Overloaded`] and
+/// [`Refusal::BadRequest`].
 pub(crate) async fn call<B>(
+    gw: &Gateway,
     operation: Operation,
     headers: &HeaderMap,
     body: B,
-    limit: usize,
 ) -> Result<Call, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     media_type(headers)?;
-    let body = bytes(headers, body, limit).await?;
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let limit = gw.body_limit();
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(Refusal::TooLarge { limit });
+    }
+    let read = tokio::time::timeout(limits::BODY_TIME_MAX, gather(gw, body, limit));
+    let (body, room) = read.await.unwrap_or(Err(Refusal::BodyTimeout))?;
     let received = sha256(&body);
     let request = Request::parse(operation, body).map_err(|error| Refusal::BadRequest {
         message: error.message,
@@ -35,46 +47,53 @@ where
         request,
         received,
         beta: beta(headers)?,
+        _room: room,
     })
 }
 
-/// Reads a whole body under the size limit and the deadline for bodies.
-///
-/// # Errors
-/// [`Refusal::TooLarge`] as soon as the limit is passed, [`Refusal::BodyTimeout`], or [`Refusal::BadRequest`] when it broke off.
-pub(crate) async fn bytes<B>(headers: &HeaderMap, body: B, limit: usize) -> Result<Bytes, Refusal>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
-        return Err(Refusal::TooLarge { limit });
-    }
-    tokio::time::timeout(base::limits::BODY_TIME_MAX, gather(body, limit))
-        .await
-        .unwrap_or(Err(Refusal::BodyTimeout))
-}
+type Room = Option<OwnedSemaphorePermit>;
 
-async fn gather<B>(mut body: B, limit: usize) -> Result<Bytes, Refusal>
+async fn gather<B>(gw: &Gateway, mut body: B, limit: usize) -> Result<(Bytes, Room), Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     // Most bodies come in one piece, which is not copied.
     let Some(first) = next_chunk(&mut body, limit, 0).await? else {
-        return Ok(Bytes::new());
+        return Ok((Bytes::new(), None));
     };
     let Some(second) = next_chunk(&mut body, limit, first.len()).await? else {
-        return Ok(first);
+        return Ok((first, None));
     };
-    let mut all = BytesMut::with_capacity((2 * (first.len() + second.len())).min(limit));
-    all.extend_from_slice(&first);
-    all.extend_from_slice(&second);
-    while let Some(chunk) = next_chunk(&mut body, limit, all.len()).await? {
+    let mut all = BytesMut::new();
+    let mut room: Room = None;
+    let mut next = Some(first);
+    let mut after = Some(second);
+    while let Some(chunk) = next {
+        let grown = all.len() + chunk.len();
+        grow(gw, &mut room, all.len(), grown)?;
         all.extend_from_slice(&chunk);
+        next = match after.take() {
+            Some(chunk) => Some(chunk),
+            None => next_chunk(&mut body, limit, all.len()).await?,
+        };
     }
-    Ok(all.freeze())
+    Ok((all.freeze(), room))
+}
+
+/// Takes room for a body as it grows: bytes are held only while the process has place for them.
+fn grow(gw: &Gateway, room: &mut Room, from: usize, to: usize) -> Result<(), Refusal> {
+    if to.div_ceil(BODY_PLACE) == from.div_ceil(BODY_PLACE) {
+        return Ok(());
+    }
+    let more = (to.div_ceil(BODY_PLACE) - from.div_ceil(BODY_PLACE)) * BODY_PLACE;
+    let taken = gw
+        .body_room(more)
+        .ok_or(Refusal::Overloaded { retry_after_s: 1 })?;
+    match room {
+        Some(room) => room.merge(taken),
+        None => *room = Some(taken),
+    }
+    Ok(())
 }
 
 async fn next_chunk<B>(body: &mut B, limit: usize, have: usize) -> Result<Option<Bytes>, Refusal>

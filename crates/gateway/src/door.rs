@@ -86,6 +86,15 @@ pub(crate) async fn admit(
     Ok(admission)
 }
 
+/// What a caller is told whose authority ended while its call was under way: what it would be told now.
+pub(crate) async fn ended(gw: &Gateway, presented: &Presented<'_>) -> Refusal {
+    let caller = Caller::from_token(presented.expose_str());
+    match gw.kernel().admit(caller).await {
+        Err(Refused::Suspended) => Refusal::Suspended,
+        _ => Refusal::BadCredential,
+    }
+}
+
 /// Records the refusal of an admitted caller; it may leave when this returns.
 pub(crate) async fn denied(
     trail: &Trail,

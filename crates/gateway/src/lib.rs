@@ -38,6 +38,10 @@ pub use answer::PLAIN;
 
 /// Calls under way in the whole process: open streams included.
 const CALLS_MAX: usize = 20_000;
+/// Bytes of large request bodies that the process holds at once, over all callers.
+const BODY_ROOM: usize = 1024 * 1024 * 1024;
+/// Bytes of one place of that room.
+const BODY_PLACE: usize = 64 * 1024;
 /// Upstream answers read on after their client is gone.
 const DRAINS_MAX: usize = 1_024;
 
@@ -64,6 +68,8 @@ pub struct Gateway {
     body_limit: usize,
     /// A place per call under way.
     turns: Arc<Semaphore>,
+    /// Room for large bodies, in places of [`BODY_PLACE`].
+    bodies: Arc<Semaphore>,
     /// A place per answer that is read on without a client.
     drains: Arc<Semaphore>,
 }
@@ -104,6 +110,7 @@ impl Gateway {
             upstream,
             body_limit,
             turns: Arc::new(Semaphore::new(CALLS_MAX)),
+            bodies: Arc::new(Semaphore::new(BODY_ROOM / BODY_PLACE)),
             drains: Arc::new(Semaphore::new(DRAINS_MAX)),
         })
     }
@@ -174,6 +181,12 @@ impl Gateway {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Refusal::Overloaded { retry_after_s: 1 }),
         }
+    }
+
+    /// Room for one more piece of a body that has outgrown its first place; `None` when the process holds too much already.
+    fn body_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let places = u32::try_from(bytes.div_ceil(BODY_PLACE)).ok()?;
+        Arc::clone(&self.bodies).try_acquire_many_owned(places).ok()
     }
 
     fn drain_place(&self) -> Option<OwnedSemaphorePermit> {

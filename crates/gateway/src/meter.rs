@@ -9,6 +9,14 @@ use llm::prices::RateCard;
 /// Bytes of text per token in estimates. Real tokenizers give 3 to 5 for prose; estimates stand on rows marked `estimate` only.
 const BYTES_PER_TOKEN: u64 = 4;
 
+/// Tokens beyond which a count is no count: a hundred times the largest context window.
+const TOKENS_MAX: u64 = 200_000_000;
+
+/// Whether a provider's count can be true. One that cannot leaves the usage unknown, charged at the hold.
+fn plausible(usage: &Usage) -> bool {
+    usage.tokens_in() <= TOKENS_MAX && usage.tokens_out() <= TOKENS_MAX
+}
+
 /// Prices the usage of one attempt with the card that was in force when it was sent.
 pub(crate) struct Meter {
     pub(crate) card: Arc<RateCard>,
@@ -64,7 +72,9 @@ impl Meter {
             outcome,
             ..Settlement::unknown()
         };
-        let Some(usage) = usage else { return unknown };
+        let Some(usage) = usage.filter(plausible) else {
+            return unknown;
+        };
         let prices = self
             .card
             .lookup(&self.provider, &self.provider_model, &self.public);

@@ -54,7 +54,13 @@ where
     let presented = identify::presented(&inbound.headers, &inbound.uri)?;
     // stage: admit
     let admission = door::admit(gw, trail, &presented).await?;
-    match complete(gw, trail, admission.clone(), inbound).await {
+    let completed = tokio::select! {
+        biased;
+        // Suspended, revoked, rotated or deleted meanwhile: whatever was under way is dropped, and so settled.
+        () = admission.ended() => Err(Stop::Failed(door::ended(gw, &presented).await)),
+        completed = complete(gw, trail, admission.clone(), inbound.operation, &inbound.headers, inbound.body) => completed,
+    };
+    match completed {
         Ok(answer) => Ok(answer),
         Err(Stop::Failed(refusal)) => Err(refusal),
         Err(Stop::Refused(refusal)) => {
@@ -68,19 +74,15 @@ async fn complete<B>(
     gw: &Arc<Gateway>,
     trail: &Arc<Trail>,
     admission: Admission,
-    inbound: Inbound<B>,
+    operation: Operation,
+    headers: &HeaderMap,
+    body: B,
 ) -> Result<Response<ReplyBody>, Stop>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     // stage: decode
-    let call = decode::call(
-        inbound.operation,
-        &inbound.headers,
-        inbound.body,
-        gw.body_limit(),
-    )
-    .await?;
+    let call = decode::call(gw, operation, headers, body).await?;
     trail.asked(call.model());
     // stage: authorize
     let permit = policy::authorize(gw.catalog(), admission, call)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::Role;
 use kernel::Admission;
 use llm::Request;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::catalog::{Catalog, Model};
 use crate::refusal::Refusal;
@@ -22,6 +23,8 @@ pub struct Call {
     /// SHA-256 of the body as it came.
     pub(crate) received: [u8; 32],
     pub(crate) beta: Option<AnthropicBeta>,
+    /// What a large body takes of the room for bodies.
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Call {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::{Markup, Money};
 use kernel::ledger::Reserved;
 use kernel::quota::{Demand, Unit};
-use kernel::{AttemptFacts, OpenAttempt, Settings, Tenant, Trail};
+use kernel::{AttemptFacts, CallSlot, OpenAttempt, Settings, Tenant, Trail};
 use llm::prices::{ModelPrices, RateCard};
 use llm::{Dialect, Operation, Request};
 use tokio::sync::OwnedSemaphorePermit;
@@ -23,6 +23,7 @@ const OUTPUT_MIN: u64 = 256;
 const OUTPUT_UNKNOWN: u64 = 4_096;
 /// Input of a part whose size nobody knows, for a model whose context window nobody knows.
 const CONTEXT_UNKNOWN: u64 = 1_048_576;
+const ROUTING_MEMBERS: [&str; 4] = ["models", "plugins", "provider", "route"];
 /// A call waits for its turn at most this long.
 const TURN_WAIT: Duration = Duration::from_secs(10);
 
@@ -33,7 +34,15 @@ pub struct Hold {
     card: Arc<RateCard>,
     reserved: Option<Reserved>,
     attempts: u32,
-    turn: OwnedSemaphorePermit,
+    /// The output per choice that was bought when the call was reserved; later attempts buy no more.
+    cap: Option<u64>,
+    place: CallPlace,
+}
+
+/// A call's place: among the tenant's requests and among all calls of the process. Free when it is dropped.
+pub(crate) struct CallPlace {
+    _slot: CallSlot,
+    _turn: OwnedSemaphorePermit,
 }
 
 /// One attempt's price tag.
@@ -53,6 +62,7 @@ pub(crate) struct Quote {
 pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
     let card = gw.prices();
     let mut dearest: Option<Demand> = None;
+    let mut cap: Option<u64> = None;
     billable(&permit.call.request)?;
     let model = permit.model().ok_or(Refusal::Internal)?;
     let public = model.name.as_str();
@@ -60,16 +70,17 @@ pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
         if !route.provider.answers(permit.call.request.operation()) {
             continue;
         }
-        let quote = quote(&permit, &card, &route.provider, &route.model, public)?;
+        let quote = quote(&permit, &card, &route.provider, &route.model, public, None)?;
+        cap = cap.into_iter().chain(quote.max_output).min();
         dearest = Some(dearest.map_or(quote.demand, |other| worse(other, quote.demand)));
     }
     let demand = dearest.ok_or_else(|| Refusal::ModelNotFound {
         model: permit.call.request.model().to_owned(),
     })?;
-    let reserved = permit
+    let (slot, reserved) = permit
         .admission
         .tenant()
-        .reserve(demand)
+        .enter(demand)
         .map_err(|over| Refusal::quota(&over, permit.admission.tenant().now()))?;
     let turn = gw.turn(TURN_WAIT).await?;
     Ok(Hold {
@@ -77,7 +88,11 @@ pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
         card,
         reserved: Some(reserved),
         attempts: 0,
-        turn,
+        cap,
+        place: CallPlace {
+            _slot: slot,
+            _turn: turn,
+        },
     })
 }
 
@@ -113,6 +128,7 @@ impl Hold {
             &choice.provider,
             &choice.provider_model,
             choice.model.as_str(),
+            self.cap,
         )
     }
 
@@ -159,8 +175,8 @@ impl Hold {
     }
 
     /// The call's place among all calls; it is free when this is dropped.
-    pub(crate) fn into_parts(self) -> (Permit, Arc<RateCard>, OwnedSemaphorePermit) {
-        (self.permit, self.card, self.turn)
+    pub(crate) fn into_parts(self) -> (Permit, CallPlace) {
+        (self.permit, self.place)
     }
 }
 
@@ -170,6 +186,16 @@ fn billable(request: &Request) -> Result<(), Refusal> {
         message: format!("{param}: {why}"),
         param: Some(param.to_owned()),
     };
+    // Members by which routers of other vendors choose a model or a service of their own, past the catalog and the card.
+    if let Some(member) = ROUTING_MEMBERS
+        .into_iter()
+        .find(|member| request.member(member).is_some())
+    {
+        return Err(refused(
+            member,
+            "would choose another model or service than the one that is priced; leave it out",
+        ));
+    }
     if let Some(member) = request.priced_apart() {
         return Err(refused(
             member,
@@ -192,6 +218,7 @@ fn quote(
     provider: &Provider,
     provider_model: &str,
     public: &str,
+    bought: Option<u64>,
 ) -> Result<Quote, Refusal> {
     let request = &permit.call.request;
     let settings = permit.admission.settings();
@@ -215,7 +242,7 @@ fn quote(
     let (per_choice, choices) = match request.operation() {
         Operation::Embeddings => (None, 0),
         _ => (
-            Some(output_cap(permit, settings, prices, input)),
+            Some(bought.unwrap_or_else(|| output_cap(permit, settings, prices, input))),
             request.choices(),
         ),
     };

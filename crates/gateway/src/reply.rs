@@ -14,12 +14,12 @@ use http_body::{Body, Frame, SizeHint};
 use kernel::digest::Sha256;
 use kernel::{KernelError, OpenAttempt, Outcome, Settlement};
 use llm::{Dialect, ReplyStream};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Gateway;
 use crate::catalog::HangUp;
 use crate::drain;
 use crate::meter::Meter;
+use crate::quota::CallPlace;
 use crate::refusal::Refusal;
 use crate::upstream::UpstreamBody;
 
@@ -99,7 +99,7 @@ pub(crate) struct StreamParts {
     pub(crate) request: RequestId,
     /// Resolves when the caller's authority ends.
     pub(crate) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    pub(crate) turn: OwnedSemaphorePermit,
+    pub(crate) place: CallPlace,
 }
 
 /// A provider's stream on its way to the client.
@@ -114,7 +114,7 @@ pub struct StreamReply {
     dialect: Dialect,
     request: RequestId,
     /// Held for the life of the stream: its place among all calls.
-    _turn: OwnedSemaphorePermit,
+    _place: CallPlace,
 }
 
 /// The part of a stream that can be handed to the drainer.
@@ -165,7 +165,7 @@ impl StreamReply {
             dialect,
             request,
             ended,
-            turn,
+            place,
         } = parts;
         let (received, delivered) = (Sha256::new(), Sha256::new());
         let open = Open {
@@ -186,7 +186,7 @@ impl StreamReply {
             phase: Phase::Flowing,
             dialect,
             request,
-            _turn: turn,
+            _place: place,
         }
     }
 

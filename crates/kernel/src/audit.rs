@@ -15,7 +15,7 @@ use vault::Aad;
 use crate::error::KernelError;
 use crate::journal_record;
 use crate::open::Kernel;
-use crate::resident::{Pending, Resident, TokenEntry};
+use crate::resident::{Books, Pending, Resident, TokenEntry};
 use crate::tenant::admit::Admission;
 
 /// Refusals of one token in one second that get an entry each; the rest of that second is counted.
@@ -260,17 +260,44 @@ impl Kernel {
                 let entry = entry(audit_seq).canonical();
                 journal_record::write_event(audit_seq, &entry, out);
                 keys.journal.seal_into(&record_aad(resident, seq), out);
-                books.oldest.get_or_insert(now);
-                self.pending().fetch_add(1, Ordering::Relaxed);
-                books.pending.push_back(Pending {
-                    seq,
-                    sent: None,
-                    row: None,
-                    audit_seq,
-                    entry,
-                });
+                let (sent, row) = (None, None);
+                self.await_fold(
+                    resident,
+                    &mut books,
+                    now,
+                    Pending {
+                        seq,
+                        sent,
+                        row,
+                        audit_seq,
+                        entry,
+                    },
+                );
             })
             .map_err(|_| KernelError::JournalDown)
+            .inspect(|seq| self.release_if_dead(resident, &[*seq]))
+    }
+
+    /// Puts a durable record where its fold finds it. A deleted tenant has no database to fold into.
+    pub(crate) fn await_fold(
+        &self,
+        resident: &Resident,
+        books: &mut Books,
+        now: Timestamp,
+        record: Pending,
+    ) {
+        if !resident.is_dead() {
+            books.oldest.get_or_insert(now);
+            books.pending.push_back(record);
+            self.pending().fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Records of a deleted tenant hold no segment of the journal.
+    pub(crate) fn release_if_dead(&self, resident: &Resident, seqs: &[Seq]) {
+        if resident.is_dead() {
+            self.journal().folded(seqs);
+        }
     }
 
     pub(crate) async fn durable(&self, seq: Seq) -> Result<(), KernelError> {

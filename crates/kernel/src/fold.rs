@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use base::{Timestamp, Usage, limits};
 use store::sql::params;
 use store::{Seq, StoreError, WriteTx};
+use tokio::sync::oneshot;
 
 use crate::error::KernelError;
 use crate::journal_record::{Row, UsageWire};
@@ -36,8 +37,23 @@ impl Kernel {
         }
     }
 
-    /// Writes everything that waits into the tenant's database, durably, and releases it from the journal.
+    /// Writes everything that waits into the tenant's database, durably, and releases it from the journal. The work is a task of
+    /// its own: a reader that goes away does not cut it in half.
     pub(crate) async fn fold(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+        let idle = resident.folding.try_lock().is_ok() && resident.books().pending.is_empty();
+        if idle {
+            return Ok(());
+        }
+        let (done, folded) = oneshot::channel();
+        let (kernel, folding) = (self.clone(), Arc::clone(resident));
+        self.tasks().spawn(async move {
+            // The reader may be gone.
+            let _nobody_waits = done.send(kernel.fold_now(&folding).await);
+        });
+        folded.await.unwrap_or(Err(KernelError::Busy))
+    }
+
+    async fn fold_now(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
         let _one_at_a_time = resident.folding.lock().await;
         let batch: Arc<Vec<Pending>> = {
             let mut books = resident.books();
@@ -66,8 +82,7 @@ impl Kernel {
             }
             Err(error) => {
                 self.put_back(resident, batch);
-                let result: Result<(), StoreError> = Err(error);
-                self.checked(resident, result)
+                self.own_data(resident, Err(error))
             }
         }
     }
@@ -107,10 +122,10 @@ pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), Stor
             "INSERT INTO rollup (day, model, attempts, tokens_in, tokens_out, cost_pico, charged_pico, charged_tokens, requests)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (day, model) DO UPDATE SET
-                attempts = attempts + excluded.attempts, tokens_in = tokens_in + excluded.tokens_in,
-                tokens_out = tokens_out + excluded.tokens_out, cost_pico = cost_pico + excluded.cost_pico,
-                charged_pico = charged_pico + excluded.charged_pico,
-                charged_tokens = charged_tokens + excluded.charged_tokens, requests = requests + excluded.requests",
+                attempts = MIN(attempts, 9223372036854775807 - excluded.attempts) + excluded.attempts, tokens_in = MIN(tokens_in, 9223372036854775807 - excluded.tokens_in) + excluded.tokens_in,
+                tokens_out = MIN(tokens_out, 9223372036854775807 - excluded.tokens_out) + excluded.tokens_out, cost_pico = MIN(cost_pico, 9223372036854775807 - excluded.cost_pico) + excluded.cost_pico,
+                charged_pico = MIN(charged_pico, 9223372036854775807 - excluded.charged_pico) + excluded.charged_pico,
+                charged_tokens = MIN(charged_tokens, 9223372036854775807 - excluded.charged_tokens) + excluded.charged_tokens, requests = MIN(requests, 9223372036854775807 - excluded.requests) + excluded.requests",
             params![
                 day,
                 model,

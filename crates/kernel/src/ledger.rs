@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use base::{Money, RequestId, Timestamp, Usage, UsageSource};
 use store::{RecordHead, RecordKind, Seq};
@@ -177,7 +176,50 @@ impl Settling {
     }
 }
 
+/// A call's place among the tenant's requests. Dropping it ends the call for the limit of concurrent requests; the request stays
+/// counted.
+#[must_use = "dropping it ends the call"]
+pub struct CallSlot {
+    resident: Arc<Resident>,
+    reservation: Reservation,
+}
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        let counted = Demand {
+            requests: 1,
+            ..Demand::default()
+        };
+        self.resident
+            .books()
+            .counters
+            .settle(self.reservation, counted);
+    }
+}
+
 impl Tenant {
+    /// Counts a call and sets its worst case aside, together or not at all.
+    ///
+    /// # Errors
+    /// The first quota that it does not fit.
+    pub fn enter(&self, worst: Demand) -> Result<(CallSlot, Reserved), Exceeded> {
+        let mut reserved = self.reserve(Demand {
+            requests: 1,
+            ..worst
+        })?;
+        let (call, rest) = reserved
+            .reservation
+            .take()
+            .map(Reservation::split)
+            .unwrap_or_default();
+        reserved.reservation = Some(rest);
+        let slot = CallSlot {
+            resident: Arc::clone(self.resident()),
+            reservation: call,
+        };
+        Ok((slot, reserved))
+    }
+
     /// Sets `demand` aside under every limit of the tenant.
     ///
     /// # Errors
@@ -232,6 +274,8 @@ impl Reserved {
         admission: &Admission,
         facts: AttemptFacts,
     ) -> Result<OpenAttempt, KernelError> {
+        // The authority may have ended since admission: nothing is sent on a credential that no longer holds.
+        admission.tenant().live()?;
         let resident = Arc::clone(&self.resident);
         let kernel = self.kernel.clone();
         let keys = kernel.keys(&resident)?;
@@ -250,7 +294,8 @@ impl Reserved {
             provider_model: facts.provider_model,
             hold_pico: pico_i64(demand.cost),
             hold_tokens: demand.tokens,
-            requests: demand.requests,
+            // A call counts as one request, on the row of its first attempt.
+            requests: u64::from(facts.attempt == 1),
             ratecard_version: facts.ratecard_version.to_string(),
             started_ms: kernel.now().unix_ms(),
             request_received: commit(&facts.request_received),
@@ -465,16 +510,16 @@ pub(crate) fn append_settled(
             let text = entry.canonical();
             journal_record::write_settled(row.as_ref(), entry.seq, &text, out);
             keys.journal.seal_into(&record_aad(resident, seq), out);
-            books.oldest.get_or_insert(now);
-            kernel.pending().fetch_add(1, Ordering::Relaxed);
-            let audit_seq = entry.seq;
-            books.pending.push_back(Pending {
+            let (audit_seq, sent) = (entry.seq, Some(sent_seq));
+            let record = Pending {
                 seq,
-                sent: Some(sent_seq),
+                sent,
                 row,
                 audit_seq,
                 entry: text,
-            });
+            };
+            kernel.await_fold(resident, &mut books, now, record);
         })
         .map_err(|_| KernelError::JournalDown)
+        .inspect(|seq| kernel.release_if_dead(resident, &[sent_seq, *seq]))
 }

@@ -18,12 +18,15 @@ use crate::resident::{FileStamp, Resident};
 
 const OVERLAY_FILE: &str = "config.yaml";
 const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two looks for records that are old enough to be folded.
+const TICKS_PER_SECOND: u64 = 4;
 /// Ticks between two writings of counts and of last-used days.
 const TICKS_PER_MINUTE: u64 = 240;
 
 impl Kernel {
     /// Starts the background work of a serving process.
     pub fn start_maintenance(&self) {
+        self.start_ending();
         let kernel = self.clone();
         let stopping = self.tasks().stopping();
         self.tasks().spawn(async move {
@@ -36,10 +39,25 @@ impl Kernel {
                     () = stopping.cancelled() => return,
                 }
                 ticks += 1;
-                kernel.end_expired();
-                kernel.fold_old().await;
+                if ticks.is_multiple_of(TICKS_PER_SECOND) {
+                    kernel.fold_old().await;
+                }
                 if ticks.is_multiple_of(TICKS_PER_MINUTE) {
                     kernel.flush_counts().await;
+                }
+            }
+        });
+    }
+
+    /// A task of its own: the end of a credential waits for nothing else.
+    fn start_ending(&self) {
+        let (kernel, stopping) = (self.clone(), self.tasks().stopping());
+        self.tasks().spawn(async move {
+            let mut interval = tokio::time::interval(TICK);
+            loop {
+                tokio::select! {
+                    _ = interval.tick() => kernel.end_expired(),
+                    () = stopping.cancelled() => return,
                 }
             }
         });
@@ -58,10 +76,8 @@ impl Kernel {
     /// Ends the streams of tokens whose expiry or grace period has passed.
     fn end_expired(&self) {
         let now = self.now();
-        for token in self.directory().all_tokens() {
-            if !token.ended.is_cancelled() && !token.valid_at(now) {
-                token.ended.cancel();
-            }
+        for token in self.directory().tokens_ended_at(now) {
+            token.ended.cancel();
         }
     }
 
@@ -214,6 +230,15 @@ impl Kernel {
                     &[("error", Field::Text(&error))],
                 );
                 watch.error = Some(error);
+                if first_look {
+                    // No good overlay is known: nothing is shown rather than more than the tenant wants.
+                    watch.overlay = Arc::new(Overlay {
+                        models: Some(Vec::new()),
+                        ..Overlay::default()
+                    });
+                    drop(watch);
+                    self.refresh_settings(resident);
+                }
             }
         }
     }

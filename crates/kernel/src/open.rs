@@ -258,13 +258,18 @@ impl Kernel {
         Settings::merge(tier, &tiers, &account.overrides, overlay)
     }
 
-    pub(crate) fn take_recovered(&self, resident: &Resident) -> Vec<RecordRef> {
-        let mut recovered = self
-            .inner
-            .recovered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        recovered.remove(&resident.uid).unwrap_or_default()
+    /// What the journal held of a tenant at start. It stays until [`Kernel::recovered_is_done`].
+    pub(crate) fn recovered_records(&self, resident: &Resident) -> Vec<RecordRef> {
+        let recovered = self.inner.recovered.lock();
+        let recovered = recovered.unwrap_or_else(PoisonError::into_inner);
+        recovered.get(&resident.uid).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn recovered_is_done(&self, resident: &Resident) {
+        let recovered = self.inner.recovered.lock();
+        recovered
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&resident.uid);
     }
 
     pub(crate) fn unopened_with_records(&self) -> Vec<TenantUid> {
@@ -363,9 +368,13 @@ struct RegistryRows {
 
 async fn registry_rows(engine: &Engine, place: &Arc<Place>) -> Result<RegistryRows, KernelError> {
     let fault = |error: store::StoreError| {
-        KernelError::Root(format!(
-            "the registry does not open ({error}); is this the master key of this data directory?"
-        ))
+        let hint = match error {
+            store::StoreError::WrongKey | store::StoreError::Damaged => {
+                "; is this the master key of this data directory?"
+            }
+            _ => "",
+        };
+        KernelError::Root(format!("the registry does not open: {error}{hint}"))
     };
     // A writer creates the file where it is missing.
     engine.write(place, |_tx| Ok(())).await.map_err(fault)?;

@@ -152,7 +152,7 @@ impl Demand {
 }
 
 /// A reservation that stands in the counters until it is settled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[must_use = "an unsettled reservation holds its amount for ever"]
 pub struct Reservation {
     at: Timestamp,
@@ -164,6 +164,34 @@ impl Reservation {
     #[must_use]
     pub fn demand(&self) -> Demand {
         self.demand
+    }
+
+    /// The same amount as two reservations: the requests, and tokens with cost.
+    pub fn split(self) -> (Self, Self) {
+        let Demand {
+            requests,
+            tokens,
+            cost,
+        } = self.demand;
+        let call = Demand {
+            requests,
+            ..Demand::default()
+        };
+        let rest = Demand {
+            requests: 0,
+            tokens,
+            cost,
+        };
+        (
+            Self {
+                at: self.at,
+                demand: call,
+            },
+            Self {
+                at: self.at,
+                demand: rest,
+            },
+        )
     }
 }
 
@@ -227,6 +255,11 @@ impl Sliding {
         }
     }
 
+    fn add_newest(&mut self, amount: i128) {
+        self.slots[Self::index(self.newest)] += amount;
+        self.total += amount;
+    }
+
     /// When `needed` fits under `limit`, given that nothing more is added.
     fn fits_at(&self, limit: i128, needed: i128) -> Timestamp {
         let mut left = self.total;
@@ -286,6 +319,16 @@ impl Counter {
         match self {
             Self::Sliding(sliding) => sliding.total,
             Self::Day { used, .. } | Self::Month { used, .. } | Self::Open { used } => *used,
+        }
+    }
+
+    /// Adds to the current window. A clock that went back does not lead into a window that nobody counts.
+    fn hold(&mut self, amount: i128) {
+        match self {
+            Self::Sliding(sliding) => sliding.add_newest(amount),
+            Self::Day { used, .. } | Self::Month { used, .. } | Self::Open { used } => {
+                *used += amount
+            }
         }
     }
 
@@ -353,7 +396,7 @@ impl Counters {
             }
         }
         for quota in Quota::ALL {
-            self.0[quota as usize].add(now, demand.of(quota.unit()));
+            self.0[quota as usize].hold(demand.of(quota.unit()));
         }
         Ok(Reservation { at: now, demand })
     }
@@ -561,6 +604,22 @@ mod tests {
                 .is_err()
         );
         assert!(counters.reserve(&limits, call(1, "0"), retry).is_ok());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_switches_no_limit_off() {
+        for quota in [Quota::RequestsPerMinute, Quota::RequestsPerDay] {
+            let limits = limits(&[(quota, 3)]);
+            let mut counters = Counters::default();
+            let _ahead = counters
+                .reserve(&limits, call(1, "0"), at("2026-01-03"))
+                .unwrap();
+            let back = at("2026-01-01T12:00:00Z");
+            let admitted = (0..200)
+                .filter(|_| counters.reserve(&limits, call(1, "0"), back).is_ok())
+                .count();
+            assert_eq!(admitted, 2, "{quota:?}");
+        }
     }
 
     proptest! {

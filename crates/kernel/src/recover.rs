@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use base::{Money, TenantId, TenantUid, Timestamp, UtcDay};
 use store::sql::params;
 use store::{Place, ReadTx, RecordKind, RecordRef, StoreError};
+use tokio::sync::oneshot;
 use vault::TenantKeys;
 
 use crate::audit::record_aad;
@@ -13,7 +14,7 @@ use crate::error::KernelError;
 use crate::journal_record::{self, Payload, Row};
 use crate::ledger::{Ended, Settlement, append_settled};
 use crate::open::Kernel;
-use crate::quota::Demand;
+use crate::quota::{Counters, Demand};
 use crate::resident::{Pending, Resident};
 use crate::{fold, schema, secrets};
 
@@ -26,13 +27,23 @@ impl Kernel {
         if let Some(why) = resident.quarantine.load_full() {
             return Err(KernelError::Quarantined(why.as_str().to_owned()));
         }
-        let opened = resident
-            .loaded
-            .get_or_try_init(|| self.open_tenant(resident))
-            .await;
-        match opened {
+        if resident.loaded.get().is_some() {
+            return Ok(());
+        }
+        // In a task of its own: a caller that goes away must not leave a tenant half open.
+        let (done, opened) = oneshot::channel();
+        let (kernel, opening) = (self.clone(), Arc::clone(resident));
+        self.tasks().spawn(async move {
+            let opened = opening
+                .loaded
+                .get_or_try_init(|| kernel.open_tenant(&opening))
+                .await;
+            // The caller may be gone; the tenant is open all the same.
+            let _nobody_waits = done.send(opened.map(|()| ()));
+        });
+        match opened.await.unwrap_or(Err(KernelError::Busy)) {
             Ok(()) => Ok(()),
-            Err(KernelError::Store(error)) => self.checked(resident, Err(error)),
+            Err(KernelError::Store(error)) => self.own_data(resident, Err(error)),
             Err(KernelError::Quarantined(why)) => {
                 self.log_quarantine(resident, &why);
                 resident.put_in_quarantine(why.clone());
@@ -63,16 +74,17 @@ impl Kernel {
             .await?;
         let opened = secrets::open_all(resident, &keys.secrets, state.secrets)?;
         resident.secrets.store(Arc::new(opened));
-        self.restore_counters(resident, state.audit_next, &state.rollups);
-        // A `sent` record can outlive the segment of its settlement: then the database knows how it ended.
-        for orphan in orphans
-            .into_iter()
-            .zip(state.ended)
-            .filter(|(_, ended)| !ended)
-            .map(|(orphan, _)| orphan)
-        {
-            self.settle_orphan(resident, &orphan).await?;
+        let audit_next = state.audit_next.max(recovered.audit_next);
+        self.restore_counters(resident, audit_next, &state.rollups);
+        for (orphan, ended) in orphans.into_iter().zip(state.ended) {
+            if ended {
+                // A `sent` record can outlive the segment of its settlement: the database knows how it ended.
+                self.journal().folded(&[orphan.seq]);
+            } else {
+                self.settle_orphan(resident, &orphan).await?;
+            }
         }
+        self.recovered_is_done(resident);
         self.read_overlay(resident);
         Ok(())
     }
@@ -80,6 +92,8 @@ impl Kernel {
     fn restore_counters(&self, resident: &Resident, audit_next: u64, rollups: &[(UtcDay, Demand)]) {
         let now = self.now();
         let mut books = resident.books();
+        // From nothing: an earlier try that failed half-way may have counted already.
+        books.counters = Counters::default();
         books.audit_next = audit_next;
         for (day, charged) in rollups {
             books.counters.restore(day.start(), *charged, now);
@@ -124,7 +138,7 @@ impl Kernel {
         resident: &Resident,
         keys: &TenantKeys,
     ) -> Result<Recovered, KernelError> {
-        let records = self.take_recovered(resident);
+        let records = self.recovered_records(resident);
         let settled: HashSet<u64> = records
             .iter()
             .filter(|record| record.kind == RecordKind::Settled)
@@ -168,6 +182,12 @@ impl Kernel {
                 }
             }
         }
+        let last = recovered
+            .durable
+            .iter()
+            .map(|record| record.audit_seq)
+            .max();
+        recovered.audit_next = last.map_or(0, |last| last + 1);
         Ok(recovered)
     }
 
@@ -244,6 +264,18 @@ impl Kernel {
         ))
     }
 
+    /// Like [`Kernel::checked`] for our own statements over the tenant's data: one that fails is no passing trouble.
+    pub(crate) fn own_data<T>(
+        &self,
+        resident: &Resident,
+        result: Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
+        match result {
+            Err(error @ StoreError::Query { .. }) => self.quarantined(resident, &error),
+            other => self.checked(resident, other),
+        }
+    }
+
     /// Turns a store's failure into the tenant's quarantine where it is the tenant's own.
     pub(crate) fn checked<T>(
         &self,
@@ -257,6 +289,10 @@ impl Kernel {
         if passing(&error) {
             return Err(error.into());
         }
+        self.quarantined(resident, &error)
+    }
+
+    fn quarantined<T>(&self, resident: &Resident, error: &StoreError) -> Result<T, KernelError> {
         let why = error.to_string();
         self.log_quarantine(resident, &why);
         resident.put_in_quarantine(why.clone());
@@ -270,6 +306,8 @@ struct Recovered {
     orphans: Vec<Orphan>,
     durable: Vec<Pending>,
     folded: Vec<store::Seq>,
+    /// The audit sequence after the last one in the journal.
+    audit_next: u64,
 }
 
 struct Orphan {
@@ -303,7 +341,7 @@ fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, 
             |row| Ok(row.get(0)?),
         )?
         .unwrap_or_default();
-    let sql = "SELECT day, SUM(requests), SUM(charged_tokens), SUM(charged_pico) FROM rollup WHERE day >= ?1 GROUP BY day";
+    let sql = "SELECT day, requests, charged_tokens, charged_pico FROM rollup WHERE day >= ?1";
     let rollups = tx.query(sql, params![month.number()], ROLLUPS_MAX, |row| {
         let count = |value: i64| u64::try_from(value).unwrap_or_default();
         let charged = Demand {

@@ -87,6 +87,21 @@ impl Directory {
             .collect()
     }
 
+    /// Tokens that have just come to their end: expired, or past their grace period.
+    pub(crate) fn tokens_ended_at(&self, now: Timestamp) -> Vec<Arc<TokenEntry>> {
+        let ended = |token: &&Arc<TokenEntry>| !token.valid_at(now) && !token.ended.is_cancelled();
+        self.tokens
+            .iter()
+            .flat_map(|shard| {
+                read(shard)
+                    .values()
+                    .filter(ended)
+                    .cloned()
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     /// Counts a failed authentication that named a living tenant. Bounded: one number per tenant.
     pub(crate) fn count_failed_auth(&self, shown: &str) {
         if let Some(resident) = shown.parse().ok().and_then(|id| self.tenant(&id)) {
@@ -276,7 +291,7 @@ pub(crate) fn revoke_token(
     at_ms: i64,
 ) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE tokens SET revoked_ms = ?2 WHERE hash = ?1",
+        "UPDATE tokens SET revoked_ms = MIN(COALESCE(revoked_ms, ?2), ?2) WHERE hash = ?1",
         params![hash, at_ms],
     )
     .map(|_| ())

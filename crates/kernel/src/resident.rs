@@ -165,6 +165,11 @@ impl Resident {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the tenant is being deleted: its keys are gone or going.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.account.load().status == Status::Deleting
+    }
+
     /// Ends every capability given out so far, open streams included.
     pub(crate) fn end_all(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);

@@ -339,6 +339,144 @@ async fn limits_hold_over_a_restart() {
 }
 
 #[tokio::test]
+async fn a_grace_period_is_never_lengthened_not_even_by_a_restart() {
+    let home = TempKernel::open().await.unwrap();
+    let (tenant, first) = home.tenant("acme").await.unwrap();
+    let name = "default".parse().unwrap();
+    for seconds in [3, 3_000_000] {
+        let grace = Some(Duration::from_secs(seconds));
+        home.kernel
+            .rotate_token(&home.operator, &tenant, &name, grace)
+            .await
+            .unwrap();
+    }
+    home.clock.advance(Duration::from_secs(4));
+    assert!(matches!(
+        admit(&home, text(&first)).await,
+        Err(Refused::Unknown)
+    ));
+    drop(tenant);
+    let home = home.crash_and_reopen().await.unwrap();
+    assert!(matches!(
+        admit(&home, text(&first)).await,
+        Err(Refused::Unknown)
+    ));
+}
+
+#[tokio::test]
+async fn a_call_counts_once_and_to_its_end_whatever_its_attempts_do() {
+    let home = TempKernel::open().await.unwrap();
+    let mut limits = Limits::default();
+    limits.set(Quota::ConcurrentRequests, Some(1));
+    limits.set(Quota::RequestsPerDay, Some(2));
+    let (_, token) = home.tenant_with("acme", limits).await.unwrap();
+    let admission = admit(&home, text(&token)).await.unwrap();
+    let (slot, reserved) = admission.tenant().enter(demand("0.1")).unwrap();
+    drop(reserved);
+    assert!(
+        admission.tenant().enter(demand("0.1")).is_err(),
+        "the call still runs"
+    );
+    drop(slot);
+    drop(admission.tenant().enter(demand("0.1")).unwrap());
+    let third = admission.tenant().enter(demand("0.1"));
+    assert!(third.is_err_and(|over| over.quota == Quota::RequestsPerDay));
+}
+
+#[tokio::test]
+async fn a_credential_that_ended_opens_no_attempt() {
+    let home = TempKernel::open().await.unwrap();
+    let (tenant, token) = home.tenant("acme").await.unwrap();
+    let admission = admit(&home, text(&token)).await.unwrap();
+    let trail = home.kernel.open_trail().unwrap();
+    let reserved = admission.tenant().reserve(demand("0.1")).unwrap();
+    home.kernel
+        .suspend_tenant(&home.operator, &tenant)
+        .await
+        .unwrap();
+    let facts = AttemptFacts {
+        request: *trail.request_id(),
+        attempt: 1,
+        model: "m".into(),
+        provider: "p".into(),
+        provider_model: "m".into(),
+        ratecard_version: Arc::from("v"),
+        request_received: [0; 32],
+        request_sent: [0; 32],
+    };
+    let opened = reserved.open_attempt(&admission, facts);
+    assert!(matches!(opened, Err(KernelError::Revoked)));
+}
+
+#[tokio::test]
+async fn absurd_amounts_break_no_books() {
+    let home = TempKernel::open().await.unwrap();
+    let (_, token) = home.tenant("acme").await.unwrap();
+    let admission = admit(&home, text(&token)).await.unwrap();
+    for _ in 0..3 {
+        let most = Settlement {
+            cost: Some(Money::MAX),
+            usage: Some(Usage {
+                output: u64::MAX,
+                ..Usage::default()
+            }),
+            ..finished("0")
+        };
+        attempt(&home, &admission, "0.1")
+            .settle(&most)
+            .unwrap()
+            .durable()
+            .await
+            .unwrap();
+    }
+    drop(admission);
+    let home = home.crash_and_reopen().await.unwrap();
+    assert!(admit(&home, text(&token)).await.is_ok());
+    let tenant = home
+        .kernel
+        .tenant(&home.operator, &"acme".parse().unwrap())
+        .unwrap();
+    assert_eq!(tenant.daily_usage(None, None).await.unwrap()[0].attempts, 3);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_leaves_nothing_behind() {
+    let home = TempKernel::open().await.unwrap();
+    let (_, token) = home.tenant("acme").await.unwrap();
+    let admission = admit(&home, text(&token)).await.unwrap();
+    attempt(&home, &admission, "0.5")
+        .settle(&finished("0.25"))
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
+    let mut open = Some(attempt(&home, &admission, "0.5"));
+    let home = home.killed().await.unwrap();
+    std::mem::forget(open.take());
+    for _ in 0..20 {
+        // Cancelled at its first await: the opening of the tenant goes on without it.
+        let _cancelled = tokio::time::timeout(Duration::ZERO, admit(&home, text(&token))).await;
+    }
+    let tenant = home
+        .kernel
+        .tenant(&home.operator, &"acme".parse().unwrap())
+        .unwrap();
+    let seen: Vec<_> = rows(&tenant)
+        .await
+        .iter()
+        .map(|row| row.outcome.clone())
+        .collect();
+    assert_eq!(seen, ["finished", "unknown"]);
+    let entries = tenant.audit_page(0).await.unwrap();
+    assert!(
+        entries
+            .iter()
+            .enumerate()
+            .all(|(index, row)| row.seq == index as u64)
+    );
+}
+
+#[tokio::test]
 async fn a_deleted_tenants_database_opens_for_nobody() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();

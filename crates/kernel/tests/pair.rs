@@ -1,10 +1,6 @@
 //! Two tenants in one job, over real databases.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may fail loudly"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use base::Money;
 use kernel::{
@@ -53,9 +49,8 @@ async fn each_scope_reads_its_own_tenant() {
         let rows_of_a = a.ledger_page(None, None, None).await?;
         let rows_of_b = b.ledger_page(None, None, None).await?;
         let entries_of_b = b.audit_page(0).await?;
-        let models_of_a = a.open(
-            rows_of_a.map(|rows| rows.into_iter().map(|row| row.model).collect::<Vec<_>>()),
-        );
+        let models_of_a =
+            a.open(rows_of_a.map(|rows| rows.into_iter().map(|row| row.model).collect::<Vec<_>>()));
         let rows_of_b = b.open(rows_of_b);
         assert_eq!(rows_of_b.len(), 1);
         assert_eq!(rows_of_b[0].model, "sim-large");

@@ -48,7 +48,9 @@ impl From<rusqlite::Error> for StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::DiskFull) => Self::Full,
-            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => Self::Io,
+            // What is planted or missing is found before the engine opens the file: what remains is a lack of descriptors.
+            Some(ErrorCode::CannotOpen | ErrorCode::OutOfMemory) => Self::Busy,
+            Some(ErrorCode::SystemIoFailure) => Self::Io,
             // The cipher reports a page whose authentication fails as "not a database".
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged,
             _ => Self::query(error.to_string()),
@@ -60,6 +62,9 @@ impl From<rustix::io::Errno> for StoreError {
     fn from(errno: rustix::io::Errno) -> Self {
         match errno {
             rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => Self::Full,
+            rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM => {
+                Self::Busy
+            }
             _ => Self::Io,
         }
     }

@@ -1,6 +1,7 @@
 //! Opening one database: the file, the key, the settings, the owner, the version.
 
 use std::sync::Arc;
+use std::sync::Once;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -217,9 +218,28 @@ fn configure(conn: &mut Connection, place: &Place, access: Access) -> Result<(),
     Ok(())
 }
 
+/// The cipher library sets itself up at its first key. Two threads that come first at the same time can make one of them fail, so
+/// the first key of the process is given alone, to a database in memory.
+fn start_cipher() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        if let Ok(conn) = Connection::open_in_memory() {
+            let key =
+                "PRAGMA cipher_log_level = NONE; PRAGMA key = 'start'; CREATE TABLE started (x);";
+            // If it fails, so does the first real key, which says why.
+            let _the_first_key_tells = conn.execute_batch(key);
+        }
+    });
+}
+
+/// How often a key is given when the cipher's context cannot be made, and how long it rests in between.
+const KEY_TRIES: u32 = 3;
+const KEY_PAUSE: Duration = Duration::from_millis(10);
+
 // The key before everything else, then the shape of a new file, then the first read, which fails
 // with any other key.
 fn unlock(conn: &Connection, place: &Place) -> Result<(), StoreError> {
+    start_cipher();
     // The cipher's own log would write to stderr, around the gateway's.
     conn.execute_batch("PRAGMA cipher_log_level = NONE;")?;
     let digits = Zeroizing::new(hex::encode(place.key.expose()));
@@ -229,7 +249,16 @@ fn unlock(conn: &Connection, place: &Place) -> Result<(), StoreError> {
     pragma.push_str("PRAGMA key = \"x'");
     pragma.push_str(&digits);
     pragma.push_str("'\";");
-    conn.execute_batch(&pragma)?;
+    let mut keyed = conn.execute_batch(&pragma);
+    for _ in 1..KEY_TRIES {
+        if keyed.is_ok() {
+            break;
+        }
+        std::thread::sleep(KEY_PAUSE);
+        keyed = conn.execute_batch(&pragma);
+    }
+    // The cipher's context could not be made: nothing was said about the file.
+    keyed.map_err(|_| StoreError::Busy)?;
     // Memory security stays off: locking and wiping every page costs a third of the speed, and the
     // process is not dumpable anyway.
     conn.execute_batch(
