@@ -39,7 +39,7 @@ impl Kernel {
                 .get_or_try_init(|| kernel.open_tenant(&opening))
                 .await;
             // The caller may be gone; the tenant is open all the same.
-            let _nobody_waits = done.send(opened.map(|()| ()));
+            let _nobody_waits = done.send(opened.copied());
         });
         match opened.await.unwrap_or(Err(KernelError::Busy)) {
             Ok(()) => Ok(()),

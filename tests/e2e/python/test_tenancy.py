@@ -10,7 +10,15 @@ import time
 import httpx
 import pytest
 
-from deployment import OPERATOR_ANTHROPIC_KEY, OPERATOR_OPENAI_KEY, Gateway, Tenant, eventually
+from deployment import (
+    OPERATOR_ANTHROPIC_KEY,
+    OPERATOR_OPENAI_KEY,
+    Gateway,
+    Tenant,
+    default_config,
+    eventually,
+    raw_connection,
+)
 from samples import user
 
 
@@ -231,6 +239,48 @@ def test_the_end_of_a_credential_ends_its_open_streams_within_a_second(gw, how, 
         neighbour.leave()
     row = eventually(lambda: [row for row in tenant.rows() if row["token"] == "streamer"], 3, "the row")[0]
     assert row["outcome"] == "abandoned" and row["tokens_out"] >= 1
+
+
+@pytest.mark.parametrize(("how", "status"), [("suspend", b"403"), ("revoke", b"401"), ("rotate", b"401")])
+def test_a_credential_that_ends_while_the_body_comes_makes_no_call(gw, sim, how, status):
+    tenant = gw.tenant()
+    mark = sim.mark()
+    body = json.dumps({"model": "sim-fast", "messages": [user("Hello")]}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.token}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    with raw_connection(gw) as connection:
+        connection.sendall(head + body[:10])
+        time.sleep(0.2)
+        arguments = {"suspend": ["suspend"], "revoke": ["token", "revoke"], "rotate": ["token", "rotate"]}[how]
+        names = ["default"] if how == "revoke" else []
+        gw.cli("tenants", *arguments, tenant.id, *names, check=True)
+        connection.sendall(body[10:])
+        assert connection.recv(65536).split(b" ")[1] == status
+    assert sim.since(mark) == []
+
+
+def test_a_call_without_a_maximum_gets_what_the_limits_still_buy(gw, sim):
+    tenant = gw.tenant(None, "--tokens-per-day", "3000", tier="standard")
+    mark = sim.mark()
+    assert tenant.chat().status_code == 200
+    bought = json.loads(sim.one_since(mark)["body"])["max_tokens"]
+    assert 1500 < bought < 3000
+
+
+def test_a_fallback_keeps_the_limits_of_the_call(own, sim):
+    config = default_config(sim)
+    dead = {"name": "dead", "kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": config["providers"][0]["api_key"]}
+    config["providers"].append(dead)
+    routes = [{"provider": "dead", "model": "sim-fast", "weight": 1}]
+    config["models"].append({"name": "second-try", "routes": routes, "fallback": ["sim-fast"]})
+    own.stop()
+    own.configure(config)
+    own.start()
+    tenant = own.tenant(None, "--requests-per-minute", "3")
+    answers = [tenant.chat(model="second-try").status_code for _ in range(6)]
+    assert answers == [200, 200, 200, 429, 429, 429]
 
 
 # Suspension and deletion.

@@ -40,7 +40,7 @@ class Answer:
         return values[0]
 
     @property
-    def bytes(self) -> bytes:
+    def whole(self) -> bytes:
         """Status, headers and body, for a scan."""
         lines = [str(self.status), *(f"{name}: {value}" for name, value in self.headers)]
         return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + self.body

@@ -1,0 +1,178 @@
+"""How each route is asked. A route of the table without a line here fails the suite by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from deployment import ratecard
+from samples import user
+from wire import Ask
+
+Values = dict[str, str]
+"""A value for each object of a route, and `prompt`: the text to say, with the canary of the one who asks."""
+
+JSON = (("content-type", "application/json"),)
+PUBLIC, ADMIN = "public", "admin"
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """One route: where it is served, what it refers to, and the requests that reach its handler."""
+
+    method: str
+    path: str
+    listeners: tuple[str, ...]
+    shapes: dict[str, Callable[[Values], Ask]]
+    families: dict[str, str]
+    success: int = 200
+    # What a call says besides; these objects are not in the route table because the request cannot name a foreign one.
+    own_objects: tuple[str, ...] = ()
+    # The answer to a name outside the grammar of names.
+    of_no_name: int = 404
+    # Whether a right call goes to the provider.
+    upstream: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.method, self.path
+
+
+def _call(path: str, headers=(), family: str = "chat model", **shapes: Callable[[Values], dict]) -> Fixture:
+    def shape(body):
+        return lambda values: Ask("POST", path, (*JSON, *headers), json.dumps({"model": values["model"], **body(values)}).encode())
+
+    return Fixture("POST", path, (PUBLIC,), {name: shape(body) for name, body in shapes.items()}, {"model": family}, upstream=True)
+
+
+def _get(path: str, *queries: str, listener: str = PUBLIC, **options) -> Fixture:
+    def shape(query):
+        return lambda values: Ask("GET", _filled(path, values) + _filled(query, values))
+
+    families = options.pop("families", {})
+    return Fixture("GET", path, (listener,), {query or "plain": shape(query) for query in queries or ("",)}, families, **options)
+
+
+def _filled(template: str, values: Values) -> str:
+    for name, value in values.items():
+        template = template.replace(f"{{{name}}}", quote(value, safe=""))
+    return template
+
+
+def _operate(method: str, path: str, query: str = "", body=None, **options) -> Fixture:
+    def shape(values: Values) -> Ask:
+        content = None
+        if body is not None:
+            content = body if isinstance(body, str) else json.dumps(body(values))
+        return Ask(method, _filled(path, values) + _filled(query, values), JSON if content else (), content and content.encode())
+
+    families = options.pop("families", None) or {name: name for name in ("tenant", "token") if f"{{{name}}}" in path}
+    return Fixture(method, path, (ADMIN,), {"plain": shape}, families, **options)
+
+
+TOOL = {"type": "object", "properties": {"x": {"type": "string"}}}
+TENANT = "/admin/v1/tenants/{tenant}"
+
+FIXTURES = [
+    _call(
+        "/v1/chat/completions",
+        plain=lambda v: {"messages": user(v["prompt"])},
+        stream=lambda v: {"messages": user(v["prompt"]), "stream": True, "stream_options": {"include_usage": True}},
+        tools=lambda v: {
+            "messages": user(v["prompt"]),
+            "tools": [{"type": "function", "function": {"name": "look", "parameters": TOOL}}],
+            "tool_choice": "required",
+        },
+    ),
+    _call(
+        "/v1/messages",
+        (("anthropic-version", "2023-06-01"),),
+        plain=lambda v: {"max_tokens": 90, "messages": user(v["prompt"])},
+        stream=lambda v: {"max_tokens": 90, "messages": user(v["prompt"]), "stream": True},
+        tools=lambda v: {
+            "max_tokens": 90,
+            "messages": user(v["prompt"]),
+            "tools": [{"name": "look", "input_schema": TOOL}],
+            "tool_choice": {"type": "any"},
+        },
+    ),
+    _call(
+        "/v1/embeddings",
+        family="embedding model",
+        plain=lambda v: {"input": v["prompt"]},
+        many=lambda v: {"input": [v["prompt"], "and more"], "encoding_format": "base64"},
+    ),
+    _get("/v1/models"),
+    _get("/v1/models/{model}", families={"model": "listed model"}),
+    _get("/tenant/v1/usage", "", "?detail=true", "?format=csv", "?detail=true&format=csv"),
+    _get("/tenant/v1/config"),
+    _get("/tenant/v1/audit", "", "?limit=1000", "?from=3&limit=2"),
+    Fixture("GET", "/healthz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/healthz")}, {}),
+    Fixture("GET", "/readyz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/readyz")}, {}),
+    _operate("GET", "/admin/v1/tenants"),
+    _operate(
+        "POST",
+        "/admin/v1/tenants",
+        body=lambda v: {"id": v["new"], "tier": "standard"},
+        families={"new": "new tenant"},
+        own_objects=("new",),
+        success=201,
+    ),
+    _operate("GET", TENANT),
+    # The confirmation is read first, and is wrong in itself.
+    _operate("DELETE", TENANT, query="?confirm={tenant}", of_no_name=400),
+    _operate("POST", TENANT + "/suspend"),
+    _operate("POST", TENANT + "/resume"),
+    _operate("GET", TENANT + "/tokens"),
+    _operate("POST", TENANT + "/tokens", body=lambda v: {"name": "matrix", "role": "app"}, success=201),
+    _operate("DELETE", TENANT + "/tokens/{token}"),
+    _operate("POST", TENANT + "/tokens/{token}/rotate"),
+    _get("/admin/v1/usage", "?tenant={tenant}", "?detail=true&tenant={tenant}", listener=ADMIN, families={"tenant": "tenant"}),
+    _operate("GET", "/admin/v1/ratecards"),
+    _operate("POST", "/admin/v1/ratecards", query="?name=e2e", body=ratecard()),
+    _operate("GET", "/admin/v1/providers"),
+]
+BY_ROUTE = {fixture.key: fixture for fixture in FIXTURES}
+
+
+def gaps(routes: list[dict]) -> list[str]:
+    """What the table and the fixtures lack of each other, each by the name of its route."""
+    found = []
+    served: dict[tuple[str, str], list[dict]] = {}
+    for route in routes:
+        name = f"{route.get('method')} {route.get('path')}"
+        if not all(isinstance(route.get(member), str) and route[member] for member in ("method", "path", "access")):
+            found.append(f"{name}: method, path and access are text")
+        if not isinstance(route.get("objects"), list):
+            found.append(f"{name}: objects is not listed")
+        served.setdefault((route.get("method"), route.get("path")), []).append(route)
+    for (method, path), lines in served.items():
+        name, fixture = f"{method} {path}", BY_ROUTE.get((method, path))
+        if fixture is None:
+            found.append(f"{name}: has no fixture in route_fixtures.py")
+            continue
+        if len(lines) != len(fixture.listeners):
+            found.append(f"{name}: {len(lines)} lines in the table for {len(fixture.listeners)} listeners")
+        for line in lines:
+            found += [f"{name}: {problem}" for problem in _access_gaps(line.get("access") or "", fixture)]
+            listed = set(line.get("objects") or [])
+            found += [f"{name}: no references for {kind}" for kind in sorted(listed - set(fixture.families))]
+            unlisted = set(fixture.families) - listed - set(fixture.own_objects)
+            found += [f"{name}: refers to {kind}, which its objects do not list" for kind in sorted(unlisted)]
+    found += [f"{method} {path}: has a fixture and no route" for method, path in BY_ROUTE if (method, path) not in served]
+    return found
+
+
+def _access_gaps(access: str, fixture: Fixture) -> list[str]:
+    kind, _, roles = access.partition(":")
+    known = {"admin", "member", "app", "readonly", "auditor"}
+    if kind == "tenant":
+        wrong = set(roles.split(",")) - known
+        return [f"access {access!r} names {sorted(wrong)}"] * bool(wrong) + ["is not on the public listener"] * (
+            fixture.listeners != (PUBLIC,)
+        )
+    if access == "operator":
+        return ["is not on the admin listener"] * (fixture.listeners != (ADMIN,))
+    return [] if access == "public" else [f"access {access!r} is not known"]
