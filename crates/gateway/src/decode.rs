@@ -1,8 +1,11 @@
 //! From the bytes of a body to one call: bounded in size and time, parsed once.
 
+use std::time::Duration;
+
 use base::limits;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap};
+use http::{HeaderValue, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use kernel::digest::sha256;
@@ -11,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::policy::Call;
 use crate::refusal::Refusal;
+use crate::reply::ReplyBody;
 use crate::upstream::AnthropicBeta;
 use crate::{BODY_PLACE, Gateway};
 
@@ -118,6 +122,43 @@ where
     Ok(None)
 }
 
+/// Bytes of a refused request's body that are still read, and how long for: enough for a body that was sent right after its head.
+const LEFT_BYTES_MAX: usize = 256 * 1024;
+const LEFT_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// A refusal leaves while the body may still be under way. A short rest is read, so that the connection can be used again; past
+/// that the answer says that the connection closes.
+pub(crate) async fn leave_unread<B>(
+    headers: &HeaderMap,
+    body: &mut B,
+    mut answer: Response<ReplyBody>,
+) -> Response<ReplyBody>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let rest = async {
+        let mut read = 0;
+        loop {
+            match next_chunk(body, LEFT_BYTES_MAX, read).await {
+                Ok(Some(chunk)) => read += chunk.len(),
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    };
+    // A client that waits to be asked for its body is not asked.
+    let at_end = !headers.contains_key(EXPECT)
+        && tokio::time::timeout(LEFT_TIME_MAX, rest)
+            .await
+            .unwrap_or(false);
+    if !at_end {
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
 /// JSON, or nothing said: `curl -d` says a form, and is told so.
 fn media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers
@@ -126,7 +167,7 @@ fn media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     {
         return Err(Refusal::UnsupportedMedia);
     }
-    let json = |value: &http::HeaderValue| {
+    let json = |value: &HeaderValue| {
         let essence = value
             .to_str()
             .unwrap_or_default()

@@ -28,7 +28,7 @@ pub struct Inbound<B> {
 }
 
 /// Serves one call from its first header to the last byte of its answer.
-pub async fn serve<B>(gw: &Arc<Gateway>, inbound: Inbound<B>) -> Response<ReplyBody>
+pub async fn serve<B>(gw: &Arc<Gateway>, mut inbound: Inbound<B>) -> Response<ReplyBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -38,14 +38,19 @@ where
         Ok(trail) => Arc::new(trail),
         Err(fault) => return door::untraced(gw, &fault.into(), dialect),
     };
-    let answer = enter(gw, &trail, inbound).await;
-    answer.unwrap_or_else(|refusal| door::respond(gw, &trail, &refusal, dialect))
+    match enter(gw, &trail, &mut inbound).await {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            let answer = door::respond(gw, &trail, &refusal, dialect);
+            decode::leave_unread(&inbound.headers, &mut inbound.body, answer).await
+        }
+    }
 }
 
 async fn enter<B>(
     gw: &Arc<Gateway>,
     trail: &Arc<Trail>,
-    inbound: Inbound<B>,
+    inbound: &mut Inbound<B>,
 ) -> Result<Response<ReplyBody>, Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -58,7 +63,7 @@ where
         biased;
         // Suspended, revoked, rotated or deleted meanwhile: whatever was under way is dropped, and so settled.
         () = admission.ended() => Err(Stop::Failed(door::ended(gw, &presented).await)),
-        completed = complete(gw, trail, admission.clone(), inbound.operation, &inbound.headers, inbound.body) => completed,
+        completed = complete(gw, trail, admission.clone(), inbound.operation, &inbound.headers, &mut inbound.body) => completed,
     };
     match completed {
         Ok(answer) => Ok(answer),
@@ -76,7 +81,7 @@ async fn complete<B>(
     admission: Admission,
     operation: Operation,
     headers: &HeaderMap,
-    body: B,
+    body: &mut B,
 ) -> Result<Response<ReplyBody>, Stop>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,

@@ -56,7 +56,7 @@ pub enum Refusal {
         /// The bucket without a price.
         bucket: Cow<'static, str>,
     },
-    /// A quota is used up for now.
+    /// A quota is used up until its window moves on.
     QuotaExceeded(QuotaFacts),
     /// The call is larger than a quota as a whole: waiting does not help.
     TooLargeForQuota(QuotaFacts),

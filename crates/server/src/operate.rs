@@ -125,7 +125,7 @@ impl Office {
             Command::SecretsDelete { tenant, name } => {
                 self.delete_secret(operator, &tenant, &name).await
             }
-            Command::SecretsRotate { tenant } => self.rotate_secrets(operator, &tenant),
+            Command::SecretsRotate { .. } => Self::rotate_secrets(),
             Command::BillingReport {
                 tenant,
                 from,

@@ -143,7 +143,7 @@ fn errors_name_line_key_and_remedy() {
         ("listen: 127.0.0.1:1\ncache: { exact: true }\n".to_owned(), "config: line 2: cache: this part is not in this version; remove it"),
         ("listen: 127.0.0.1:1\nlisten: 127.0.0.1:2\n".to_owned(), "config: line 2: listen: stands twice"),
         ("tasks: { a: m, a: n }".to_owned(), "config: line 1: a: stands twice"),
-        ("listen: &a 127.0.0.1:1\n".to_owned(), "config: line 1: anchors and aliases are not allowed"),
+        ("listen: &a 127.0.0.1:1\n".to_owned(), "config: line 1: listen: anchors and aliases are not allowed"),
         ("tiers:\n  t:\n    <<: { model: m }\n".to_owned(), "config: line 3: <<: merge keys are not allowed"),
         ("listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:1\n".to_owned(), "config: line 2: one document only"),
         ("listen: [1]\n".to_owned(), "config: line 1: expected one value, not a list or a mapping"),

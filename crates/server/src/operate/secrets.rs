@@ -71,12 +71,7 @@ impl Office {
     }
 
     /// A fresh key for all values of a tenant waits for key rotation in the kernel.
-    pub(super) fn rotate_secrets(
-        &self,
-        operator: &Operator,
-        id: &TenantId,
-    ) -> Result<Answer, Fault> {
-        self.tenant(operator, id)?;
+    pub(super) fn rotate_secrets() -> Result<Answer, Fault> {
         let text =
             "secrets rotate is not available in this version; secrets set replaces one value";
         Err(Fault::new(FaultCode::NotAvailable, text))
