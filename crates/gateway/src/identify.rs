@@ -67,17 +67,46 @@ fn in_url(uri: &Uri) -> bool {
     let query_has_key = uri.query().is_some_and(|query| {
         query.split('&').any(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decoded(name);
             KEY_PARAMETERS
                 .iter()
-                .any(|known| known.eq_ignore_ascii_case(name))
-                || looks_like_key(value)
+                .any(|known| known.as_bytes().eq_ignore_ascii_case(&name))
+                || holds_key(value)
+                || holds_key(pair)
         })
     });
-    query_has_key || uri.path().split('/').any(looks_like_key)
+    query_has_key || uri.path().split('/').any(holds_key)
 }
 
-fn looks_like_key(text: &str) -> bool {
-    text.starts_with("tk_") || text.starts_with("pk_")
+/// Whether a credential stands anywhere in a part of a URL, however it is written.
+fn holds_key(part: &str) -> bool {
+    let text = decoded(part);
+    text.windows(3).enumerate().any(|(at, three)| {
+        let begins = at == 0 || !text[at - 1].is_ascii_alphanumeric();
+        begins && (three == b"tk_" || three == b"pk_")
+    })
+}
+
+/// Percent-decoding, once; what is no escape stays as it is.
+fn decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escape = bytes.get(at + 1..at + 3).filter(|_| byte == b'%');
+        let digits = escape.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(value) => {
+                out.push(value);
+                at += 3;
+            }
+            None => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -138,6 +167,11 @@ mod tests {
             "/v1/x?a=1&token=z",
             "/v1/x?q=tk_acme_0",
             "/v1/tk_acme_0/x",
+            "/v1/x?q=%74k_acme_0",
+            "/v1/x?%6bey=junk",
+            "/v1/x?q=Bearer%20tk_acme_0",
+            "/v1/x?q=a,tk_acme_0",
+            "/v1/%74k_acme_0/x",
             "/?x=pk_0",
         ] {
             assert_eq!(
