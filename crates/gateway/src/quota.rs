@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::{Markup, Money};
 use kernel::ledger::Reserved;
 use kernel::quota::{Demand, Unit};
-use kernel::{AttemptFacts, CallSlot, OpenAttempt, Settings, Tenant, Trail};
+use kernel::{AttemptFacts, CallSlot, Settings, Tenant, Trail, UnwrittenAttempt};
 use llm::prices::{ModelPrices, RateCard};
 use llm::{Dialect, Operation, Request};
 use tokio::sync::OwnedSemaphorePermit;
@@ -139,7 +139,7 @@ impl Hold {
         choice: &Choice,
         quote: &Quote,
         request_sent: [u8; 32],
-    ) -> Result<OpenAttempt, Refusal> {
+    ) -> Result<UnwrittenAttempt, Refusal> {
         let tenant = self.permit.admission.tenant();
         let reserved = match self.reserved.take() {
             Some(mut reserved) => {

@@ -82,6 +82,10 @@ pub(crate) async fn send(
             Ok(attempt) => attempt,
             Err(refusal) => return Err(stop(&hold, last, refusal)),
         };
+        let attempt = attempt
+            .written()
+            .await
+            .map_err(|error| stop(&hold, None, error.into()))?;
         let answered = gw
             .upstream()
             .send(&choice.provider, &prepared.credential, prepared.call)

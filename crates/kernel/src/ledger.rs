@@ -149,6 +149,10 @@ impl Settlement {
     }
 }
 
+/// An attempt whose record is not yet with the operating system. Dropped, it is recorded as not sent.
+#[must_use = "an attempt that is not written must not be sent"]
+pub struct UnwrittenAttempt(OpenAttempt);
+
 /// An attempt that was recorded as sent and is not settled yet.
 #[must_use = "an attempt that is dropped is recorded as unknown and charged at its hold"]
 pub struct OpenAttempt {
@@ -157,6 +161,7 @@ pub struct OpenAttempt {
     reservation: Option<Reservation>,
     seq: Seq,
     sent: Box<Sent>,
+    written: bool,
 }
 
 /// A settlement on its way to the disk.
@@ -264,8 +269,7 @@ impl Tenant {
 }
 
 impl Reserved {
-    /// Records the attempt as sent. The record is in the operating system's hands when this returns: it survives a kill of the
-    /// process, and a power cut from the next group on.
+    /// Records the attempt as about to be sent.
     ///
     /// # Errors
     /// [`KernelError::JournalDown`]: the attempt must not be sent.
@@ -273,7 +277,7 @@ impl Reserved {
         mut self,
         admission: &Admission,
         facts: AttemptFacts,
-    ) -> Result<OpenAttempt, KernelError> {
+    ) -> Result<UnwrittenAttempt, KernelError> {
         // The authority may have ended since admission: nothing is sent on a credential that no longer holds.
         admission.tenant().live()?;
         let resident = Arc::clone(&self.resident);
@@ -317,13 +321,32 @@ impl Reserved {
             .map_err(|_| KernelError::JournalDown)?;
         // From here on the attempt owns the reservation.
         let reservation = self.reservation.take();
-        Ok(OpenAttempt {
+        Ok(UnwrittenAttempt(OpenAttempt {
             kernel,
             resident,
             reservation,
             seq,
             sent,
-        })
+            written: false,
+        }))
+    }
+}
+
+impl UnwrittenAttempt {
+    /// Returns when the record is in the operating system's hands: it survives a kill of the process, and a power cut from the next
+    /// group on. Calls that are ready at the same moment share one write.
+    ///
+    /// # Errors
+    /// [`KernelError::JournalDown`]: the attempt must not be sent.
+    pub async fn written(mut self) -> Result<OpenAttempt, KernelError> {
+        tokio::task::yield_now().await;
+        self.0
+            .kernel
+            .journal()
+            .write_out(self.0.seq)
+            .map_err(|_| KernelError::JournalDown)?;
+        self.0.written = true;
+        Ok(self.0)
     }
 }
 
@@ -351,6 +374,14 @@ impl OpenAttempt {
     /// # Errors
     /// As [`OpenAttempt::settle`].
     pub fn not_sent(mut self) -> Result<Settling, KernelError> {
+        let seq = self.record_not_sent()?;
+        Ok(Settling {
+            kernel: self.kernel.clone(),
+            seq,
+        })
+    }
+
+    fn record_not_sent(&mut self) -> Result<Seq, KernelError> {
         if let Some(reservation) = self.reservation.take() {
             self.resident.books().counters.release(reservation);
         }
@@ -359,18 +390,14 @@ impl OpenAttempt {
             ..Settlement::unknown()
         };
         let at = self.kernel.now();
-        let seq = append_settled(
+        append_settled(
             &self.kernel,
             &self.resident,
             self.seq,
             &self.sent,
             Ended { row: None, at },
             &settlement,
-        )?;
-        Ok(Settling {
-            kernel: self.kernel.clone(),
-            seq,
-        })
+        )
     }
 
     fn record(&mut self, settlement: &Settlement) -> Result<Seq, KernelError> {
@@ -439,10 +466,18 @@ impl OpenAttempt {
 
 impl Drop for OpenAttempt {
     fn drop(&mut self) {
-        if self.reservation.is_some() {
-            // A journal that cannot be written keeps the `sent` record: the next start records `unknown` from it.
-            let _lost_only_with_the_journal = self.record(&Settlement::unknown());
+        if self.reservation.is_none() {
+            return;
         }
+        let recorded = if self.written {
+            self.record(&Settlement::unknown())
+        } else {
+            self.record_not_sent()
+        };
+        // A journal that cannot be written keeps the `sent` record: the next start records `unknown` from it.
+        let _lost_only_with_the_journal = recorded
+            .ok()
+            .map(|seq| self.kernel.journal().write_out(seq));
     }
 }
 

@@ -35,7 +35,7 @@ mod secrets;
 pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
 pub use error::KernelError;
-pub use ledger::{AttemptFacts, CallSlot, OpenAttempt, Outcome, Settlement};
+pub use ledger::{AttemptFacts, CallSlot, OpenAttempt, Outcome, Settlement, UnwrittenAttempt};
 pub use open::{Kernel, KernelOptions};
 pub use pair::pair;
 pub use quota::{Demand, Exceeded, Limits, Reservation};

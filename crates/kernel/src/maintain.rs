@@ -27,6 +27,7 @@ impl Kernel {
     /// Starts the background work of a serving process.
     pub fn start_maintenance(&self) {
         self.start_ending();
+        self.start_spreading();
         let kernel = self.clone();
         let stopping = self.tasks().stopping();
         self.tasks().spawn(async move {
@@ -59,6 +60,17 @@ impl Kernel {
                     _ = interval.tick() => kernel.end_expired(),
                     () = stopping.cancelled() => return,
                 }
+            }
+        });
+    }
+
+    /// A task that wakes those whose records became durable.
+    fn start_spreading(&self) {
+        let (spread, stopping) = (self.journal().spread(), self.tasks().stopping());
+        self.tasks().spawn(async move {
+            tokio::select! {
+                () = spread => {}
+                () = stopping.cancelled() => {}
             }
         });
     }

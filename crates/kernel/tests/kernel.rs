@@ -30,7 +30,7 @@ fn demand(usd: &str) -> Demand {
     }
 }
 
-fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAttempt {
+async fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAttempt {
     let trail = home.kernel.open_trail().unwrap();
     let reserved = admission.tenant().reserve(demand(usd)).unwrap();
     let facts = AttemptFacts {
@@ -43,7 +43,8 @@ fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAttempt {
         request_received: [1; 32],
         request_sent: [2; 32],
     };
-    reserved.open_attempt(admission, facts).unwrap()
+    let unwritten = reserved.open_attempt(admission, facts).unwrap();
+    unwritten.written().await.unwrap()
 }
 
 fn finished(usd: &str) -> Settlement {
@@ -196,19 +197,22 @@ async fn settled_once_whatever_happens() {
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
     attempt(&home, &admission, "0.5")
+        .await
         .settle(&finished("0.25"))
         .unwrap()
         .durable()
         .await
         .unwrap();
-    drop(attempt(&home, &admission, "0.5"));
+    drop(attempt(&home, &admission, "0.5").await);
     attempt(&home, &admission, "0.5")
+        .await
         .settle(&Settlement::failed())
         .unwrap()
         .durable()
         .await
         .unwrap();
     attempt(&home, &admission, "0.5")
+        .await
         .not_sent()
         .unwrap()
         .durable()
@@ -264,13 +268,14 @@ async fn a_crash_leaves_exactly_one_unknown_row_charged_at_its_hold() {
     let (_, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
     attempt(&home, &admission, "0.5")
+        .await
         .settle(&finished("0.25"))
         .unwrap()
         .durable()
         .await
         .unwrap();
     // Never settled, never dropped: the process dies with it.
-    let open = attempt(&home, &admission, "0.75");
+    let open = attempt(&home, &admission, "0.75").await;
     let mut home = home.killed().await.unwrap();
     std::mem::forget(open);
     for _ in 0..2 {
@@ -315,12 +320,13 @@ async fn limits_hold_over_a_restart() {
     let token = text(&token).to_owned();
     let admission = admit(&home, &token).await.unwrap();
     attempt(&home, &admission, "0.5")
+        .await
         .settle(&finished("0.4"))
         .unwrap()
         .durable()
         .await
         .unwrap();
-    drop(attempt(&home, &admission, "0.5"));
+    drop(attempt(&home, &admission, "0.5").await);
     drop(admission);
     for _ in 0..2 {
         let admission = admit(&home, &token).await.unwrap();
@@ -419,6 +425,7 @@ async fn absurd_amounts_break_no_books() {
             ..finished("0")
         };
         attempt(&home, &admission, "0.1")
+            .await
             .settle(&most)
             .unwrap()
             .durable()
@@ -441,12 +448,13 @@ async fn a_reader_that_goes_away_leaves_nothing_behind() {
     let (_, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
     attempt(&home, &admission, "0.5")
+        .await
         .settle(&finished("0.25"))
         .unwrap()
         .durable()
         .await
         .unwrap();
-    let mut open = Some(attempt(&home, &admission, "0.5"));
+    let mut open = Some(attempt(&home, &admission, "0.5").await);
     let home = home.killed().await.unwrap();
     std::mem::forget(open.take());
     for _ in 0..20 {

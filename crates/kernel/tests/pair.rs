@@ -29,6 +29,7 @@ async fn call(home: &TempKernel, token: &IssuedToken, model: &str) {
     };
     let reserved = admission.tenant().reserve(demand).unwrap();
     let attempt = reserved.open_attempt(&admission, facts).unwrap();
+    let attempt = attempt.written().await.unwrap();
     let settling = attempt.settle(&Settlement::failed()).unwrap();
     settling.durable().await.unwrap();
 }

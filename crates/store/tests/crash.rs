@@ -67,6 +67,7 @@ fn append_forever(path: &Path) {
                             key.seal_into(&aad(seq.number()), out);
                         })
                         .unwrap();
+                    journal.write_out(seq).unwrap();
                     say("appended", seq.number());
                     if round % 3 == 0 {
                         journal.synced_blocking(seq).unwrap();

@@ -1,4 +1,5 @@
-//! The hot path: one record, one lock, one write.
+//! The hot path: one record, one lock, no write. Records gather in a buffer, which goes to the file in one write: when somebody
+//! needs a record to outlive the process, when a group ends, or when the buffer is full.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,7 +37,14 @@ pub(super) struct Tail {
     pub(super) sleeping: bool,
     payload: Vec<u8>,
     frame: Vec<u8>,
+    /// Frames that the file does not have yet; they end at `offset`.
+    buffer: Vec<u8>,
+    /// Last record that the file has.
+    written_to: u64,
 }
+
+// Bytes that gather before they are written without being asked for.
+const BUFFER_MAX: usize = 256 * 1024;
 
 /// A group on its way to disk.
 pub(super) struct Cut {
@@ -67,13 +75,27 @@ impl Shared {
             return Err(JournalError::TooLarge);
         }
         Frame::write_record(head, seq, &tail.payload, tail.segment.salt, &mut tail.frame);
-        tail.write_frame(self)?;
         tail.hasher.update(&tail.frame);
+        tail.buffer_frame();
         tail.next_seq += 1;
+        if tail.buffer.len() >= BUFFER_MAX {
+            tail.flush(self)?;
+        }
         if tail.unsynced_since.is_none() {
             tail.unsynced_since = Some(Instant::now());
         }
         Ok(Seq::from_number(seq))
+    }
+
+    pub(super) fn write_out(&self, seq: Seq) -> Result<(), JournalError> {
+        let mut tail = lock(&self.tail);
+        if seq.number() <= tail.written_to {
+            return Ok(());
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(JournalError::Poisoned);
+        }
+        tail.flush(self)
     }
 
     /// Nothing is accepted from here on. The sync thread tells those who wait.
@@ -103,6 +125,8 @@ impl Tail {
             sleeping: false,
             payload: Vec::new(),
             frame: Vec::new(),
+            buffer: Vec::new(),
+            written_to: header.first_seq.saturating_sub(1),
         }
     }
 
@@ -114,7 +138,7 @@ impl Tail {
         self.next_seq - 1
     }
 
-    /// Ends the open group: writes its frame, with room for the signature.
+    /// Ends the open group: writes what is left of it and its frame, with room for the signature.
     pub(super) fn cut(&mut self, shared: &Shared) -> Result<(), JournalError> {
         if self.group_from == self.next_seq {
             return Ok(());
@@ -127,7 +151,8 @@ impl Tail {
             digest,
         };
         Frame::write_group(&group, self.segment.salt, &mut self.frame);
-        self.write_frame(shared)?;
+        self.buffer_frame();
+        self.flush(shared)?;
         let seal_at = self.offset - GROUP_SIGNATURE as u64;
         self.cuts.push(Cut {
             segment: Arc::clone(&self.segment),
@@ -171,15 +196,23 @@ impl Tail {
         Ok(())
     }
 
-    fn write_frame(&mut self, shared: &Shared) -> Result<(), JournalError> {
+    fn buffer_frame(&mut self) {
+        self.buffer.extend_from_slice(&self.frame);
+        self.offset += self.frame.len() as u64;
+    }
+
+    // Gives the buffer to the operating system.
+    fn flush(&mut self, shared: &Shared) -> Result<(), JournalError> {
+        let at = self.offset - self.buffer.len() as u64;
         if shared
             .disk
-            .write_at(&self.segment.file, &self.frame, self.offset)
+            .write_at(&self.segment.file, &self.buffer, at)
             .is_err()
         {
             return Err(shared.poison());
         }
-        self.offset += self.frame.len() as u64;
+        self.buffer.clear();
+        self.written_to = self.last_seq();
         Ok(())
     }
 }

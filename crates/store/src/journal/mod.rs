@@ -46,7 +46,7 @@ use crate::journal::keeper::{Spare, Task};
 use crate::journal::live::Live;
 use crate::journal::recover::recover;
 use crate::journal::segment::Segment;
-use crate::journal::sync::{Enlisted, Waiter};
+use crate::journal::sync::{Enlisted, Nudge, Spread, Waiter};
 
 pub use error::JournalError;
 
@@ -172,6 +172,7 @@ struct Shared {
     tail: Mutex<Tail>,
     /// Wakes the sync thread, which waits on `tail`.
     wake: Condvar,
+    spread: Spread,
     live: Mutex<Live>,
     spare: Mutex<Option<Spare>>,
     dir: OwnedFd,
@@ -234,6 +235,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             tail: Mutex::new(Tail::new(first)),
             wake: Condvar::new(),
+            spread: Spread::default(),
             live: Mutex::new(live),
             spare: Mutex::new(None),
             dir,
@@ -264,8 +266,8 @@ impl Journal {
 
     /// Appends a record. `seal` writes the sealed payload into the empty buffer it is given, bound
     /// to the tenant and the number; it runs under the journal's lock, in the order of numbers,
-    /// and must neither block nor call the journal. When this returns the record survives the
-    /// death of the process, not yet a power cut.
+    /// and must neither block nor call the journal. When this returns the record is in memory, and
+    /// with the file within a quarter of a second; [`Journal::write_out`] and [`Journal::synced`] do not wait for that.
     ///
     /// # Errors
     /// [`JournalError::Poisoned`]; [`JournalError::Full`] or [`JournalError::Io`] when no new
@@ -279,8 +281,17 @@ impl Journal {
         self.shared.append(&head, seal)
     }
 
-    /// Resolves once the record is signed and on disk. Waiting starts at the call, not at the
-    /// first poll.
+    /// Gives the record, and all before it, to the operating system: when this returns they survive the death of the process,
+    /// not yet a power cut.
+    ///
+    /// # Errors
+    /// [`JournalError::Poisoned`]: nothing may happen that rests on the record.
+    pub fn write_out(&self, seq: Seq) -> Result<(), JournalError> {
+        self.shared.write_out(seq)
+    }
+
+    /// Resolves once the record is signed and on disk. Poll it: the wait for the next group
+    /// begins at the first poll, or a quarter of a second after the call.
     ///
     /// # Errors
     /// [`JournalError::Poisoned`]: the record must be taken for lost, and nothing released that
@@ -291,12 +302,26 @@ impl Journal {
     ) -> impl Future<Output = Result<(), JournalError>> + Send + 'static + use<> {
         let (sender, answer) = tokio::sync::oneshot::channel();
         let enlisted = self.shared.enlist(seq, Waiter::Task(sender));
+        let nudge =
+            matches!(enlisted, Ok(Enlisted::First)).then(|| Nudge(Arc::clone(&self.shared)));
         async move {
-            match enlisted? {
-                Enlisted::Already => Ok(()),
-                Enlisted::Waiting => answer.await.unwrap_or(Err(JournalError::Closed)),
+            if matches!(enlisted?, Enlisted::Already) {
+                return Ok(());
             }
+            if let Some(nudge) = nudge {
+                // Whatever else is ready to run may want to wait for the same group.
+                tokio::task::yield_now().await;
+                drop(nudge);
+            }
+            answer.await.unwrap_or(Err(JournalError::Closed))
         }
+    }
+
+    /// Tells those who wait in tasks, from a task: run it in their runtime until the process ends. Without it, as before its start
+    /// and after its end, each is woken by the sync thread, which costs more and is as right.
+    pub fn spread(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.spread.run().await }
     }
 
     /// [`Journal::synced`] for a thread that may block.
@@ -306,9 +331,11 @@ impl Journal {
     pub fn synced_blocking(&self, seq: Seq) -> Result<(), JournalError> {
         let (sender, answer) = sync_channel(1);
         match self.shared.enlist(seq, Waiter::Thread(sender))? {
-            Enlisted::Already => Ok(()),
-            Enlisted::Waiting => answer.recv().unwrap_or(Err(JournalError::Closed)),
+            Enlisted::Already => return Ok(()),
+            Enlisted::First => drop(Nudge(Arc::clone(&self.shared))),
+            Enlisted::Waiting => {}
         }
+        answer.recv().unwrap_or(Err(JournalError::Closed))
     }
 
     /// These records are durable elsewhere. A segment all of whose records are is deleted, soon

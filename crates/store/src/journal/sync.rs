@@ -1,9 +1,11 @@
 //! The sync thread: signs and syncs groups, and answers those who wait.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
 
 use crate::files::sync_dir;
 use crate::journal::append::{Cut, Tail};
@@ -12,18 +14,86 @@ use crate::journal::{JournalError, Seq, Shared, lock};
 
 /// Somebody who waits for a record to be durable.
 pub(super) enum Waiter {
-    Task(tokio::sync::oneshot::Sender<Result<(), JournalError>>),
-    Thread(SyncSender<Result<(), JournalError>>),
+    Task(oneshot::Sender<Outcome>),
+    Thread(SyncSender<Outcome>),
 }
+
+type Outcome = Result<(), JournalError>;
 
 /// Whether there is anything to wait for.
 pub(super) enum Enlisted {
     Already,
+    /// The first one of its group, who wakes the sync thread.
+    First,
     Waiting,
+}
+
+/// Tasks that are to hear how their group ended, and the task that tells them: waking a task from another thread is a system call,
+/// waking it from the runtime that it runs in is none.
+#[derive(Default)]
+pub(super) struct Spread {
+    untold: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
+    wake: Notify,
+    running: AtomicBool,
+}
+
+impl Spread {
+    pub(super) async fn run(&self) {
+        let running = Running(self);
+        self.running.store(true, Ordering::Release);
+        loop {
+            self.wake.notified().await;
+            running.0.tell();
+        }
+    }
+
+    // From the sync thread: without the task it tells by itself.
+    fn hand_over(&self, told: impl Iterator<Item = (oneshot::Sender<Outcome>, Outcome)>) {
+        lock(&self.untold).extend(told);
+        if self.running.load(Ordering::Acquire) {
+            self.wake.notify_one();
+        } else {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        for (sender, outcome) in std::mem::take(&mut *lock(&self.untold)) {
+            // Who no longer waits need not be told.
+            drop(sender.send(outcome));
+        }
+    }
+}
+
+/// Ends with the task, wherever it is dropped.
+struct Running<'a>(&'a Spread);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.store(false, Ordering::Release);
+        self.0.tell();
+    }
+}
+
+/// Wakes the sync thread when it is dropped, wherever its owner got to.
+pub(super) struct Nudge(pub(super) Arc<Shared>);
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        if std::mem::take(&mut lock(&self.0.tail).sleeping) {
+            self.0.wake.notify_one();
+        }
+    }
 }
 
 // Records for which nobody waits are synced after this, which bounds what a power cut can take.
 const UNSYNCED_MAX: Duration = Duration::from_millis(250);
+
+// Under load a group takes in what comes within this time of the beginning of the one before: a signature, a sync and the changes of
+// thread cost as much as some dozens of records.
+const GROUP_EVERY: Duration = Duration::from_micros(500);
+// Records of a group from which on that is load; one caller after another stays below.
+const BUSY_RECORDS: u64 = 12;
 
 impl Shared {
     pub(super) fn enlist(&self, seq: Seq, waiter: Waiter) -> Result<Enlisted, JournalError> {
@@ -37,31 +107,55 @@ impl Shared {
         if seq.number() > tail.last_seq() {
             return Err(JournalError::Closed);
         }
+        let first = tail.waiters.is_empty();
         tail.waiters.push((seq.number(), waiter));
-        if std::mem::take(&mut tail.sleeping) {
-            self.wake.notify_one();
-        }
-        Ok(Enlisted::Waiting)
+        // A thread that works looks for waiters before it sleeps again.
+        Ok(if first && tail.sleeping {
+            Enlisted::First
+        } else {
+            Enlisted::Waiting
+        })
     }
 
     pub(super) fn run_sync(&self) {
         let mut tail = lock(&self.tail);
+        let mut pace = None;
         loop {
             let stopping = self.stopping.load(Ordering::Acquire);
             if self.poisoned.load(Ordering::Acquire) {
-                // Senders do not block: one is dropped or has room for its one answer.
-                answer(tail.waiters.drain(..), Err(JournalError::Poisoned));
+                let waiters = std::mem::take(&mut tail.waiters);
+                self.answer(waiters, Err(JournalError::Poisoned));
                 if stopping {
                     return;
                 }
                 tail = self.sleep(tail);
             } else if tail.is_due(stopping) {
+                tail = self.gather(tail, pace, stopping);
+                pace = tail.pace();
                 tail = self.sync_round(tail);
             } else if stopping {
                 return;
             } else {
                 tail = self.sleep(tail);
             }
+        }
+    }
+
+    // Lets more records come where the last group was large.
+    fn gather<'a>(
+        &'a self,
+        tail: MutexGuard<'a, Tail>,
+        pace: Option<Instant>,
+        stopping: bool,
+    ) -> MutexGuard<'a, Tail> {
+        let wait = pace.map(|from| GROUP_EVERY.saturating_sub(from.elapsed()));
+        match wait {
+            Some(wait) if !stopping && !wait.is_zero() => {
+                drop(tail);
+                std::thread::sleep(wait);
+                lock(&self.tail)
+            }
+            _ => tail,
         }
     }
 
@@ -94,8 +188,21 @@ impl Shared {
             .partition(|(seq, _)| *seq <= to);
         tail.waiters = waiting;
         drop(tail);
-        answer(Vec::into_iter(ready), Ok(()));
+        self.answer(ready, Ok(()));
         lock(&self.tail)
+    }
+
+    // Senders do not block: one is dropped or has room for its one answer.
+    fn answer(&self, waiters: Vec<(u64, Waiter)>, outcome: Outcome) {
+        let tasks = waiters.into_iter().filter_map(|(_, waiter)| match waiter {
+            Waiter::Task(sender) => Some((sender, outcome)),
+            Waiter::Thread(sender) => {
+                // Who no longer waits need not be told.
+                drop(sender.try_send(outcome));
+                None
+            }
+        });
+        self.spread.hand_over(tasks);
     }
 
     // Signs every group, then syncs every segment once, the older first.
@@ -132,20 +239,15 @@ impl Shared {
 }
 
 impl Tail {
+    // When the group that is now begun counts as load: its beginning.
+    fn pace(&self) -> Option<Instant> {
+        (self.last_seq() - self.synced_to >= BUSY_RECORDS).then(Instant::now)
+    }
+
     // A waiter's record may be in a group that a full segment cut already, hence the look at the
     // waiters, not at the open group.
     fn is_due(&self, stopping: bool) -> bool {
-        let old = |since: std::time::Instant| stopping || since.elapsed() >= UNSYNCED_MAX;
+        let old = |since: Instant| stopping || since.elapsed() >= UNSYNCED_MAX;
         !self.waiters.is_empty() || self.unsynced_since.is_some_and(old)
-    }
-}
-
-fn answer(waiters: impl Iterator<Item = (u64, Waiter)>, value: Result<(), JournalError>) {
-    for (_, waiter) in waiters {
-        // Who no longer waits need not be told.
-        match waiter {
-            Waiter::Task(sender) => drop(sender.send(value)),
-            Waiter::Thread(sender) => drop(sender.try_send(value)),
-        }
     }
 }

@@ -257,6 +257,57 @@ fn appending_goes_on_while_a_sync_is_under_way_and_waiters_wait_for_it() {
 }
 
 #[test]
+fn a_waiter_that_is_never_polled_holds_up_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let (journal, _) = open(home.path());
+    let run = |spreading: bool| {
+        block_on(async {
+            let spread = async {
+                if spreading {
+                    journal.spread().await
+                }
+                std::future::pending::<()>().await
+            };
+            let stuck: Vec<_> = (0..3)
+                .map(|_| journal.synced(put(&journal, A, b"x").unwrap()))
+                .collect();
+            let waiting = journal.synced(put(&journal, B, b"x").unwrap());
+            tokio::select! {
+                done = waiting => assert_eq!(done, Ok(())),
+                () = spread => {}
+            }
+            drop(stuck);
+        });
+    };
+    run(false);
+    run(true);
+    // The task is gone: the sync thread tells by itself again.
+    run(false);
+}
+
+#[test]
+fn a_record_is_with_the_file_once_it_is_written_out() {
+    let home = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Faulty::default());
+    let journal = open_on(home.path(), &disk);
+    disk.hold_syncs.store(true, Ordering::SeqCst);
+    let seq = put(&journal, A, b"a record in the file").unwrap();
+    journal.write_out(seq).unwrap();
+    let segment = names(home.path())
+        .into_iter()
+        .find(|name| name != "spare")
+        .unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the directory of a test")]
+    let bytes = std::fs::read(home.path().join(segment)).unwrap();
+    assert!(
+        bytes
+            .windows(20)
+            .any(|window| window == b"a record in the file")
+    );
+    disk.hold_syncs.store(false, Ordering::SeqCst);
+}
+
+#[test]
 fn a_record_nobody_waits_for_is_synced_soon() {
     let home = tempfile::tempdir().unwrap();
     let (journal, _) = open(home.path());
@@ -300,6 +351,8 @@ fn a_failed_write_poisons() {
     let unsynced = put(&journal, A, b"unsynced").unwrap();
     let never = journal.synced(unsynced);
     disk.fail_writes.store(true, Ordering::SeqCst);
+    let unwritten = put(&journal, A, b"x").unwrap();
+    assert_eq!(journal.write_out(unwritten), Err(JournalError::Poisoned));
     assert_eq!(put(&journal, A, b"x"), Err(JournalError::Poisoned));
     disk.fail_writes.store(false, Ordering::SeqCst);
     disk.hold_syncs.store(false, Ordering::SeqCst);

@@ -20,7 +20,8 @@ fn killed() -> (Vec<u8>, Vec<usize>) {
         .segment(Seq::from_number(u64::MAX))
         .unwrap()
         .header;
-    put(&journal, B, b"b unsynced").unwrap();
+    let unsynced = put(&journal, B, b"b unsynced").unwrap();
+    journal.write_out(unsynced).unwrap();
     let (_, bytes) = segment::load(&dir(home.path()), 1).unwrap();
     let mut frames = vec![SEGMENT_HEADER];
     let mut at = SEGMENT_HEADER;
