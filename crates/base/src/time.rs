@@ -78,17 +78,26 @@ impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds: `2026-11-22T21:50:43.120Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.offset();
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second(),
-            at.millisecond()
-        )
+        let Ok(year @ 0..=9999) = u16::try_from(at.year()) else {
+            // Before the year 0: no clock shows it.
+            return write!(f, "{}", Self(0));
+        };
+        // Written digit by digit: every log line and audit entry carries one.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let mut put = |at: usize, digits: usize, mut value: u16| {
+            for place in text[at..at + digits].iter_mut().rev() {
+                *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+                value /= 10;
+            }
+        };
+        put(0, 4, year);
+        put(5, 2, u8::from(at.month()).into());
+        put(8, 2, at.day().into());
+        put(11, 2, at.hour().into());
+        put(14, 2, at.minute().into());
+        put(17, 2, at.second().into());
+        put(20, 3, at.millisecond());
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -1,19 +1,19 @@
 //! The audit record: one canonical entry per decision and per state change, durable before anything is released.
 //!
 //! Entries are canonical JSON (RFC 8785): the fields of [`Entry`] stand in the order of their names, values are strings and
-//! integers, so that plain compact serialisation is canonical.
+//! integers, so that plain compact text is canonical.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{OnceLock, PoisonError};
 
 use base::{RequestId, TenantId, Timestamp};
-use serde::Serialize;
 use store::{RecordHead, RecordKind, Seq};
 use vault::Aad;
 
 use crate::error::KernelError;
 use crate::journal_record;
+use crate::json_text::Object;
 use crate::open::Kernel;
 use crate::resident::{Books, Pending, Resident, TokenEntry};
 use crate::tenant::admit::Admission;
@@ -22,70 +22,100 @@ use crate::tenant::admit::Admission;
 const REFUSALS_PER_SECOND: u32 = 10;
 
 /// One audit entry. Field order is name order: it is the canonical form.
-#[derive(Serialize, Default, Debug, Clone)]
+#[derive(Default, Debug, Clone)]
 pub(crate) struct Entry<'a> {
     pub(crate) action: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) actor: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) answer_delivered: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) answer_received: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attempt: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cost_usd: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count: Option<u32>,
     pub(crate) decision: &'a str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) detail: BTreeMap<&'static str, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outcome: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) person: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy_version: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) provider: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) provider_model: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ratecard_version: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_received: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_sent: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rule: Option<&'a str>,
     pub(crate) seq: u64,
     pub(crate) tenant: &'a str,
     pub(crate) time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_in: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_out: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage_source: Option<&'a str>,
 }
 
 impl Entry<'_> {
     pub(crate) fn canonical(&self) -> String {
-        // Strings and integers only: serialisation into memory has nothing to fail on.
-        serde_json::to_string(self).unwrap_or_default()
+        let mut out = Vec::with_capacity(1_280);
+        let mut object = Object::begin(&mut out);
+        object.text("action", self.action);
+        texts(&mut object, "actor", self.actor);
+        texts(&mut object, "answer_delivered", self.answer_delivered);
+        texts(&mut object, "answer_received", self.answer_received);
+        numbers(&mut object, "attempt", self.attempt.map(u64::from));
+        texts(&mut object, "config", self.config);
+        texts(&mut object, "cost_usd", self.cost_usd.as_deref());
+        numbers(&mut object, "count", self.count.map(u64::from));
+        object.text("decision", self.decision);
+        if !self.detail.is_empty() {
+            object.member("detail", |out| details(out, &self.detail));
+        }
+        texts(&mut object, "model", self.model);
+        texts(&mut object, "outcome", self.outcome);
+        texts(&mut object, "person", self.person);
+        texts(&mut object, "policy_version", self.policy_version);
+        texts(&mut object, "provider", self.provider);
+        texts(&mut object, "provider_model", self.provider_model);
+        texts(&mut object, "ratecard_version", self.ratecard_version);
+        texts(&mut object, "reason", self.reason);
+        texts(&mut object, "request_id", self.request_id);
+        texts(&mut object, "request_received", self.request_received);
+        texts(&mut object, "request_sent", self.request_sent);
+        texts(&mut object, "role", self.role);
+        texts(&mut object, "rule", self.rule);
+        object.number("seq", self.seq);
+        object.text("tenant", self.tenant);
+        object.text("time", &self.time);
+        texts(&mut object, "token", self.token);
+        numbers(&mut object, "tokens_in", self.tokens_in);
+        numbers(&mut object, "tokens_out", self.tokens_out);
+        texts(&mut object, "usage_source", self.usage_source);
+        object.end();
+        // Only texts went in.
+        String::from_utf8(out).unwrap_or_default()
     }
+}
+
+fn texts(object: &mut Object<'_>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        object.text(name, value);
+    }
+}
+
+fn numbers(object: &mut Object<'_>, name: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        object.number(name, value);
+    }
+}
+
+fn details(out: &mut Vec<u8>, detail: &BTreeMap<&'static str, String>) {
+    let mut object = Object::begin(out);
+    for (name, value) in detail {
+        object.text(name, value);
+    }
+    object.end();
 }
 
 /// The record of one inbound request, opened before anything is known about it.

@@ -1,6 +1,6 @@
 //! What the journal's sealed payloads hold: the boundary between the kernel's types and bytes on disk.
 //!
-//! `sent`: JSON of [`Sent`]. `settled`: a length, JSON of [`Row`], then the canonical audit entry.
+//! `sent`: [`Sent`] in postcard's encoding. `settled`: a length, [`Row`] in the same, then the canonical audit entry.
 //! `event`: the audit sequence and the canonical audit entry.
 
 use base::{Money, Timestamp, Usage, UsageSource};
@@ -155,14 +155,14 @@ pub(crate) enum Payload {
 }
 
 pub(crate) fn write_sent(sent: &Sent, out: &mut Vec<u8>) {
-    write_json(sent, out);
+    write_fields(sent, out);
 }
 
 pub(crate) fn write_settled(row: Option<&Row>, audit_seq: u64, entry: &str, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     if let Some(row) = row {
-        write_json(row, out);
+        write_fields(row, out);
     }
     let length = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -174,10 +174,31 @@ pub(crate) fn write_event(audit_seq: u64, entry: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(entry.as_bytes());
 }
 
-fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {
-    // Strings and integers into memory: serde_json has nothing to fail on.
-    let written = serde_json::to_writer(&mut *out, value);
+fn write_fields(value: &impl Serialize, out: &mut Vec<u8>) {
+    // Strings and integers into memory: there is nothing to fail on.
+    let written = postcard::serialize_with_flavor(value, Fields(out));
     debug_assert!(written.is_ok());
+}
+
+/// Where postcard writes: the end of a buffer.
+struct Fields<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Fields<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a payload of the given kind.
@@ -194,7 +215,7 @@ pub(crate) fn read(kind: store::RecordKind, bytes: &[u8]) -> Result<Payload, Ker
         ))
     };
     match kind {
-        store::RecordKind::Sent => serde_json::from_slice(bytes)
+        store::RecordKind::Sent => postcard::from_bytes(bytes)
             .map(|sent| Payload::Sent(Box::new(sent)))
             .map_err(|_| damaged()),
         store::RecordKind::Settled => {
@@ -203,8 +224,8 @@ pub(crate) fn read(kind: store::RecordKind, bytes: &[u8]) -> Result<Payload, Ker
             let (row, tail) = rest.split_at_checked(length).ok_or_else(damaged)?;
             let row = match row {
                 [] => None,
-                json => Some(Box::new(
-                    serde_json::from_slice(json).map_err(|_| damaged())?,
+                fields => Some(Box::new(
+                    postcard::from_bytes(fields).map_err(|_| damaged())?,
                 )),
             };
             let (audit_seq, entry) = event(tail).ok_or_else(damaged)?;

@@ -24,6 +24,7 @@ pub mod tokens;
 
 mod fold;
 mod journal_record;
+mod json_text;
 mod maintain;
 mod open;
 mod recover;

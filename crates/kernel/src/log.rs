@@ -12,6 +12,7 @@ use base::{TenantId, Timestamp};
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 
 use crate::error::KernelError;
+use crate::json_text::Object;
 
 /// Bytes that wait for the disk at most.
 const BUFFER_MAX: usize = 4 * 1024 * 1024;
@@ -168,30 +169,21 @@ fn write_line(
     event: &str,
     fields: &[(&str, Field<'_>)],
 ) {
-    // Writing into memory cannot fail.
-    let _in_memory = write!(out, "{{\"time\":\"{at}\",\"tenant\":");
+    let mut line = Object::begin(out);
+    line.text("time", &at.to_string());
     match tenant {
-        Some(tenant) => {
-            let _in_memory = write!(out, "\"{tenant}\"");
-        }
-        None => out.extend_from_slice(b"null"),
+        Some(tenant) => line.text("tenant", tenant.as_str()),
+        None => line.null("tenant"),
     }
-    out.extend_from_slice(b",\"event\":");
-    let _in_memory = serde_json::to_writer(&mut *out, event);
+    line.text("event", event);
     for (name, value) in fields {
-        out.push(b',');
-        let _in_memory = serde_json::to_writer(&mut *out, name);
-        out.push(b':');
         match value {
-            Field::Text(text) => {
-                let _in_memory = serde_json::to_writer(&mut *out, text);
-            }
-            Field::Number(number) => {
-                let _in_memory = write!(out, "{number}");
-            }
+            Field::Text(text) => line.text(name, text),
+            Field::Number(number) => line.number(name, *number),
         }
     }
-    out.extend_from_slice(b"}\n");
+    line.end();
+    out.push(b'\n');
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! 96-bit nonces. Should a nonce ever repeat, plain GCM loses its authentication key; GCM-SIV only
 //! shows whether the two plaintexts were equal.
 
+use std::sync::OnceLock;
+
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad as AeadAad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use base::TenantUid;
 use zeroize::Zeroizing;
 
@@ -36,6 +39,8 @@ pub struct Key {
     // The expanded form, made once: expanding costs as much as sealing a short value. AWS-LC wipes
     // memory that it frees.
     cipher: LessSafeKey,
+    // Made at its first keyed hash, for the same reason.
+    mac: OnceLock<hmac::Key>,
 }
 
 impl Key {
@@ -52,6 +57,7 @@ impl Key {
         match UnboundKey::new(&AES_256_GCM_SIV, bytes.as_slice()) {
             Ok(key) => Self {
                 cipher: LessSafeKey::new(key),
+                mac: OnceLock::new(),
                 bytes,
             },
             // Refused only for a wrong length, and the type fixes it.
@@ -63,6 +69,11 @@ impl Key {
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.bytes
+    }
+
+    pub(crate) fn mac(&self) -> &hmac::Key {
+        self.mac
+            .get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, self.expose()))
     }
 
     /// Seals a copy of `plain`: [`SEAL_OVERHEAD`] bytes longer.

@@ -43,7 +43,7 @@ impl Default for Sha256 {
 /// part of variable length puts the lengths in between.
 #[must_use]
 pub fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
+    let mut context = hmac::Context::with_key(key.mac());
     for part in parts {
         context.update(part);
     }

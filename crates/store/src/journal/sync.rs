@@ -59,8 +59,7 @@ impl Spread {
 
     fn tell(&self) {
         for (sender, outcome) in std::mem::take(&mut *lock(&self.untold)) {
-            // Who no longer waits need not be told.
-            drop(sender.send(outcome));
+            let _who_no_longer_waits = sender.send(outcome);
         }
     }
 }
@@ -197,8 +196,7 @@ impl Shared {
         let tasks = waiters.into_iter().filter_map(|(_, waiter)| match waiter {
             Waiter::Task(sender) => Some((sender, outcome)),
             Waiter::Thread(sender) => {
-                // Who no longer waits need not be told.
-                drop(sender.try_send(outcome));
+                let _who_no_longer_waits = sender.try_send(outcome);
                 None
             }
         });
