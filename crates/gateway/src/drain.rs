@@ -22,15 +22,17 @@ const TERMINATOR_WAIT: Duration = Duration::from_millis(100);
 pub(crate) async fn attended<F>(
     gw: &Gateway,
     outlives: bool,
-    exchange: F,
+    exchange: impl FnOnce() -> F,
 ) -> Result<Response<ReplyBody>, Stop>
 where
     F: Future<Output = Result<Response<ReplyBody>, Stop>> + Send + 'static,
 {
     if !outlives {
-        return exchange.await;
+        // Made here, where it stays: it is large to move.
+        return exchange().await;
     }
     let (answer, client) = oneshot::channel();
+    let exchange = exchange();
     gw.kernel().tasks().spawn(async move {
         // A client that is gone leaves the response here, and dropping it settles it.
         let _no_client = answer.send(exchange.await);

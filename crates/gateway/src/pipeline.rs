@@ -100,12 +100,9 @@ where
         return Ok(door::json(trail, hit.body));
     }
     // What follows may outlive the client, where a provider bills the whole answer anyway.
-    drain::attended(
-        gw,
-        hold.outlives_client(),
-        exchange(Arc::clone(gw), Arc::clone(trail), hold),
-    )
-    .await
+    let outlives = hold.outlives_client();
+    let (gateway, trail) = (Arc::clone(gw), Arc::clone(trail));
+    drain::attended(gw, outlives, || exchange(gateway, trail, hold)).await
 }
 
 async fn exchange(

@@ -285,8 +285,9 @@ impl Reserved {
         let keys = kernel.keys(&resident)?;
         let settings = admission.settings();
         let demand = self.demand();
-        let commit =
-            |digest: &[u8; 32]| hex::encode(vault::hmac_sha256(&keys.commitment, &[digest]));
+        let commit = |digest: &[u8; 32]| {
+            vault::digest::hex(&vault::hmac_sha256(&keys.commitment, &[digest]))
+        };
         let sent = Box::new(Sent {
             request_id: facts.request.as_str().to_owned(),
             attempt: facts.attempt,
@@ -498,7 +499,8 @@ pub(crate) fn append_settled(
 ) -> Result<Seq, KernelError> {
     let keys = kernel.keys(resident)?;
     let Ended { row, at: now } = ended;
-    let commit = |digest: &[u8; 32]| hex::encode(vault::hmac_sha256(&keys.commitment, &[digest]));
+    let commit =
+        |digest: &[u8; 32]| vault::digest::hex(&vault::hmac_sha256(&keys.commitment, &[digest]));
     let answer_received = settlement.answer_received.as_ref().map(commit);
     let answer_delivered = settlement.answer_delivered.as_ref().map(commit);
     let usage = settlement.usage;

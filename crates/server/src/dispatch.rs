@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -43,7 +42,8 @@ pub(crate) async fn answer(
     request: Request<Incoming>,
 ) -> Answer {
     let dialect = routes::dialect_of(request.uri().path());
-    let mut handled = pin!(handle(app, listener, request));
+    // On the heap: the connection around it stays small to move and to keep.
+    let mut handled = Box::pin(handle(app, listener, request));
     let caught = poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,

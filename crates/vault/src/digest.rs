@@ -54,6 +54,18 @@ pub fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// A digest as lower-case hexadecimal text. Its time depends on the length alone.
+#[must_use]
+pub fn hex(bytes: &[u8; 32]) -> String {
+    let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
+    let mut text = [0; 64];
+    for (two, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        two[0] = digit(byte >> 4);
+        two[1] = digit(byte & 15);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Equality whose time depends on the lengths only.
 #[must_use]
 pub fn ct_eq(a: &[u8], b: &[u8]) -> bool {
@@ -71,6 +83,12 @@ fn array(digest: &digest::Digest) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_text_is_the_usual_one() {
+        let bytes = std::array::from_fn(|index| u8::try_from(index * 7 % 256).unwrap());
+        assert_eq!(hex(&bytes), hex::encode(bytes));
+    }
 
     #[test]
     fn sha256_is_the_published_one() {
