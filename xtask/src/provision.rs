@@ -64,6 +64,16 @@ const TOOLS: &[Tool] = &[
         need: Need::Suite,
     },
     Tool {
+        program: "openssl",
+        package: "openssl",
+        need: Need::Tests("TLS"),
+    },
+    Tool {
+        program: "curl",
+        package: "curl",
+        need: Need::Tests("HTTP/2"),
+    },
+    Tool {
         program: "strace",
         package: "strace",
         need: Need::Tests("the order of sync and answer"),

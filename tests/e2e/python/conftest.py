@@ -69,7 +69,7 @@ def slow_clients(request):
     clients.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def missing():
     """What to do where the machine lacks a program: a skip at home, a failure where CI=true."""
 
