@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod bound;
+pub mod cost;
 pub mod dialect;
 pub mod error_body;
 pub mod json;
@@ -24,4 +25,4 @@ pub use prices::{CardError, ModelPrices, RateCard, UnpricedBucket};
 pub use reply::{ReplyError, ReplyFacts};
 pub use request::{Request, RequestError};
 pub use splice::{Edits, OutputCapField};
-pub use stream::{EventRole, Fed, ReplyStream, StreamPlan};
+pub use stream::{Backstop, EventRole, Fed, ReplyStream, StreamPlan};

@@ -65,6 +65,8 @@ pub struct ReplyStream {
     facts: Facts,
     held_bytes: usize,
     broken: Option<ReplyError>,
+    backstop: Option<Backstop>,
+    cut: bool,
 }
 
 /// What the events said so far.
@@ -74,6 +76,8 @@ struct Facts {
     anthropic: AnthropicCounts,
     finish_reason: Option<String>,
     produced_bytes: u64,
+    /// Events that brought some of them.
+    produced_events: u64,
     /// The end was carried; all further events are held.
     holding: bool,
     /// `[DONE]` or `message_stop` came.
@@ -109,7 +113,16 @@ impl ReplyStream {
             facts: Facts::default(),
             held_bytes: 0,
             broken: None,
+            backstop: None,
+            cut: false,
         }
+    }
+
+    /// The same stream, ended here when the provider sends far more than was bought.
+    #[must_use]
+    pub fn with_backstop(mut self, backstop: Backstop) -> Self {
+        self.backstop = Some(backstop);
+        self
     }
 
     /// Takes the next piece of the provider's stream.
@@ -133,6 +146,9 @@ impl ReplyStream {
                 break;
             }
             from = end;
+            if self.cut {
+                break;
+            }
         }
         let fed = Fed {
             pass: pass.finish(),
@@ -215,6 +231,12 @@ impl ReplyStream {
         self.facts.ended
     }
 
+    /// Whether the stream was ended here because the provider passed what was bought.
+    #[must_use]
+    pub fn was_cut(&self) -> bool {
+        self.cut
+    }
+
     /// The fault that the next call will return.
     #[must_use]
     pub fn broken(&self) -> Option<ReplyError> {
@@ -252,6 +274,51 @@ impl ReplyStream {
             return Ok(());
         };
         let answer = self.facts.read(self.plan.provider, event.name, data)?;
+        self.carry(frame, &event, data, &answer, pass, held)?;
+        let passed = |bought: &Backstop| {
+            bought.is_passed(self.facts.produced_events, self.facts.produced_bytes)
+        };
+        match self.backstop.filter(passed) {
+            Some(bought) if !self.facts.holding => self.end_here(bought, data, pass, held),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the stream behind the event with this data.
+    fn end_here(
+        &mut self,
+        bought: Backstop,
+        data: &[u8],
+        pass: &mut Run<'_>,
+        held: &mut Run<'_>,
+    ) -> Result<(), ReplyError> {
+        self.cut = true;
+        self.backstop = None;
+        self.partial.clear();
+        let data = std::str::from_utf8(data).map_err(|_| ReplyError::Malformed("UTF-8"))?;
+        let input = self.usage().map(|usage| usage.tokens_in());
+        let ending = Bytes::from(bought.ending(self.plan.provider, data, input));
+        let (mut early, mut late) = (Run::new(&ending), Run::new(&ending));
+        let (mut scan, mut from) = (Scan::default(), 0);
+        while let Some(end) = scan.event_end(&ending, true) {
+            self.event(from..end, &mut early, &mut late)?;
+            from = end;
+        }
+        pass.write(&early.finish());
+        held.write(&late.finish());
+        Ok(())
+    }
+
+    /// Hands one event on: as it came, stamped, or translated.
+    fn carry<'s>(
+        &mut self,
+        frame: Range<usize>,
+        event: &Event<'_>,
+        data: &[u8],
+        answer: &Answer<'_>,
+        pass: &mut Run<'s>,
+        held: &mut Run<'s>,
+    ) -> Result<(), ReplyError> {
         if let Some(translator) = &mut self.translator {
             let mut out = Vec::new();
             let name =
@@ -269,7 +336,7 @@ impl ReplyStream {
         }
         match (&self.stamp, answer.model_span()) {
             (Some(stamp), Some(model)) if data.get(model.clone()) != Some(stamp.as_slice()) => {
-                stamped(run, frame, &event, model, stamp);
+                stamped(run, frame, event, model, stamp);
             }
             _ => run.keep(frame),
         }
@@ -313,6 +380,7 @@ impl Facts {
             self.finish_reason = Some(reason.decoded().into_owned());
         }
         self.produced_bytes += answer.produced;
+        self.produced_events += u64::from(answer.produced > 0);
         self.holding |= answer.stop;
         self.ended |= answer.stop;
         Ok(answer)
@@ -416,6 +484,10 @@ impl<'s> Run<'s> {
         self.out.into()
     }
 }
+
+mod backstop;
+
+pub use backstop::Backstop;
 
 #[cfg(test)]
 mod tests;

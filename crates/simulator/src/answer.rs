@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::call::{Call, Format, Thinking, Tool, ToolChoice, Wire, tokens};
-use crate::directive::Directives;
+use crate::directive::{Directives, Fault};
 use crate::schema::{instance, places};
 
 /// Everything that the model says.
@@ -203,7 +203,7 @@ fn choice(call: &Call, orders: &Directives, index: u64, limit: u64) -> Choice {
         finish = Finish::StopSequence(stop.clone());
         pieces = Pieces::of(pieces.text[..at].to_owned());
     }
-    if pieces.len() > room {
+    if pieces.len() > room && !orders.has(&Fault::NoLimit) {
         finish = Finish::Length;
         pieces.shorten(room);
     }

@@ -50,6 +50,8 @@ pub(crate) enum Fault {
     /// Leave out `[DONE]` or `message_stop`; the transfer itself ends cleanly.
     NoEnd,
     DoubleEnd,
+    /// Go on past the output limit of the request.
+    NoLimit,
     Comments,
     Framing(Framing),
     /// One byte at a time with this pause.
@@ -225,6 +227,7 @@ fn fault(value: &str) -> Option<Fault> {
         }
         "no_end" => Some(Fault::NoEnd),
         "double_done" => Some(Fault::DoubleEnd),
+        "no_limit" => Some(Fault::NoLimit),
         "comments" => Some(Fault::Comments),
         "crlf" => Some(Fault::Framing(Framing::Crlf)),
         "cr_only" => Some(Fault::Framing(Framing::CrOnly)),

@@ -365,3 +365,112 @@ proptest! {
         prop_assert!(stream.finish().is_err());
     }
 }
+
+/// A provider that was told to stop after ten tokens and sends a thousand.
+fn endless(dialect: Dialect) -> String {
+    let mut text = match dialect {
+        Dialect::OpenAi => FIRST.to_owned(),
+        Dialect::Anthropic => "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"claude\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":7,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n".to_owned(),
+    };
+    for n in 0..1_000 {
+        text.push_str(&match dialect {
+            Dialect::OpenAi => format!("data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":5,\"model\":\"gpt-4o-2024\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" w{n:04}\"}},\"finish_reason\":null}}]}}\n\n"),
+            Dialect::Anthropic => format!("event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"text_delta\",\"text\":\" w{n:04}\"}}}}\n\n"),
+        });
+    }
+    text
+}
+
+const BOUGHT: Backstop = Backstop {
+    output: 10,
+    choices: 1,
+    input: 30,
+};
+
+fn carried(provider: Dialect, client: Dialect, step: usize) -> (String, ReplyStream) {
+    let plan = StreamPlan {
+        client,
+        model_shown: (provider != client).then(|| "m".to_owned()),
+        include_usage: true,
+        ..plan(provider)
+    };
+    let mut stream = ReplyStream::new(plan).with_backstop(BOUGHT);
+    let mut out = Vec::new();
+    let text = endless(provider);
+    for piece in text.as_bytes().chunks(step) {
+        let fed = stream.feed(Bytes::copy_from_slice(piece)).unwrap();
+        out.extend_from_slice(&fed.pass);
+        out.extend_from_slice(&fed.held);
+        if stream.ended() {
+            break;
+        }
+    }
+    out.extend_from_slice(&stream.finish().unwrap());
+    (String::from_utf8(out).unwrap(), stream)
+}
+
+#[test]
+fn a_provider_that_passes_what_was_bought_is_cut_with_a_whole_end() {
+    for (provider, client) in [
+        (Dialect::OpenAi, Dialect::OpenAi),
+        (Dialect::Anthropic, Dialect::Anthropic),
+        (Dialect::OpenAi, Dialect::Anthropic),
+        (Dialect::Anthropic, Dialect::OpenAi),
+    ] {
+        let (text, stream) = carried(provider, client, 700);
+        assert!(stream.was_cut() && stream.ended(), "{provider:?}");
+        assert!(
+            text.contains(" w0083") && !text.contains(" w0200"),
+            "{text}"
+        );
+        let usage = stream.usage().unwrap();
+        let input = if provider == Dialect::OpenAi { 30 } else { 7 };
+        assert_eq!((usage.tokens_in(), usage.tokens_out()), (input, 10));
+        match client {
+            Dialect::OpenAi => {
+                assert_eq!(text.matches("\"finish_reason\":\"length\"").count(), 1);
+                assert!(text.contains("\"completion_tokens\":10"), "{text}");
+                assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+            }
+            Dialect::Anthropic => {
+                assert_eq!(text.matches("\"stop_reason\":\"max_tokens\"").count(), 1);
+                assert_eq!(text.matches("\"type\":\"content_block_stop\"").count(), 1);
+                assert!(text.contains("\"output_tokens\":10"), "{text}");
+                assert!(
+                    text.ends_with("data: {\"type\":\"message_stop\"}\n\n"),
+                    "{text}"
+                );
+            }
+        }
+        // However the bytes were cut.
+        assert_eq!(carried(provider, client, 64).0, text);
+        assert_eq!(carried(provider, client, 1_000_000).0, text);
+    }
+    // The chunk that ends it belongs to the same answer.
+    let (text, _) = carried(Dialect::OpenAi, Dialect::OpenAi, 700);
+    let end = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":5,\"model\":\"gpt-4o-2024\",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n";
+    assert!(text.contains(end), "{text}");
+}
+
+#[test]
+fn an_answer_within_what_was_bought_is_left_alone() {
+    // One token may be a run of 128 blanks, and a relay may send single characters.
+    let delta = |text: &str| {
+        format!(
+            "data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"
+        )
+    };
+    let runs = delta(&" ".repeat(128)).repeat(10);
+    let letters = delta("a").repeat(60);
+    let huge = delta(&"x".repeat(7_000)).repeat(10);
+    for text in [runs, letters, huge] {
+        let text = format!(
+            "{FIRST}{text}{}",
+            "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n"
+        );
+        let mut stream = ReplyStream::new(plan(Dialect::OpenAi)).with_backstop(BOUGHT);
+        let fed = stream.feed(Bytes::from(text.clone())).unwrap();
+        assert!(stream.ended() && !stream.was_cut());
+        assert_eq!([fed.pass, fed.held].concat(), text.as_bytes());
+    }
+}
