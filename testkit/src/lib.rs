@@ -104,8 +104,8 @@ impl TempKernel {
     /// # Errors
     /// When the copy cannot be made or does not open.
     pub async fn killed(self) -> Result<Self, KernelError> {
-        let copy = tempfile::tempdir().map_err(|error| KernelError::Root(error.to_string()))?;
-        copy_tree(&self.path(), &copy.path().join("data"))
+        let copy = self
+            .copied()
             .map_err(|error| KernelError::Root(error.to_string()))?;
         let (kernel, operator) = open_at(&copy.path().join("data"), &self.clock).await?;
         Ok(Self {
@@ -114,6 +114,21 @@ impl TempKernel {
             clock: Arc::clone(&self.clock),
             dir: copy,
         })
+    }
+
+    /// A copy of the directory. A segment of the journal that is retired meanwhile is a reason to begin anew.
+    fn copied(&self) -> std::io::Result<TempDir> {
+        let mut tries = 0;
+        loop {
+            let copy = tempfile::tempdir()?;
+            match copy_tree(&self.path(), &copy.path().join("data")) {
+                Ok(()) => return Ok(copy),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && tries < 10 => {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// A tenant of tier `basic` and its first token.

@@ -58,10 +58,10 @@ const POWERS: &[(&str, &[&str])] = &[
         "hyper-util",
         &["kernel", "gateway", "server", "simulator", "bench"],
     ),
-    ("rustls", &["kernel", "gateway", "server"]),
-    ("tokio-rustls", &["kernel", "gateway", "server"]),
-    ("rustls-native-certs", &["kernel", "gateway"]),
-    ("webpki-roots", &["kernel", "gateway"]),
+    ("rustls", &["kernel", "server"]),
+    ("tokio-rustls", &["kernel", "server"]),
+    ("rustls-native-certs", &["kernel"]),
+    ("webpki-roots", &["kernel"]),
     // An executor; `base`, `vault`, `llm` and `rpc` stay plain functions. `store` takes only its channels.
     (
         "tokio",

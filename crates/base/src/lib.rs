@@ -6,11 +6,13 @@ pub mod ids;
 pub mod limits;
 pub mod money;
 pub mod names;
+pub mod quota;
 pub mod time;
 pub mod usage;
 
 pub use ids::{RequestId, TenantUid};
 pub use money::{Markup, Money, Price};
 pub use names::{NameError, Role, TenantId, TokenName};
+pub use quota::{Limits, Quota, Scope};
 pub use time::{Clock, Timestamp, UtcDay, UtcMonth};
 pub use usage::{Usage, UsageSource};

@@ -52,5 +52,11 @@ pub const UPSTREAM_FIRST_BYTE: Duration = Duration::from_secs(60);
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
 /// A whole upstream exchange.
 pub const UPSTREAM_TOTAL: Duration = Duration::from_secs(600);
+/// Messages of one outbox that wait: more is a fault of whoever sends them.
+pub const OUTBOX_MAX: i64 = 1_000;
+/// A webhook that has not answered by then has failed.
+pub const WEBHOOK_TOTAL: Duration = Duration::from_secs(20);
+/// Tenants of one process.
+pub const TENANTS_MAX: usize = 1_000_000;
 /// Open streams end within this time after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(30);

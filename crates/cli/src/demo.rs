@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base::TenantId;
 use rpc::frame::SOCKET_NAME;
-use rpc::{Answer, Closed, Command, Credential, Fault, FaultCode, Limits, NewTenant, Row, Rows};
+use rpc::{Answer, Closed, Command, Credential, Fault, FaultCode, NewTenant, Row, Rows};
 use simulator::{Options, Simulator};
 
 use crate::backend::{self, Addresses, Place};
@@ -120,7 +120,7 @@ fn token_of(place: &Place, name: &str) -> Result<Credential, Fault> {
     let create = Command::TenantsCreate(NewTenant {
         id: id.clone(),
         tier: Some("demo".to_owned()),
-        limits: Limits::default(),
+        limits: base::Limits::default(),
     });
     let answer = match backend::offline(place, create, &mut NoRows) {
         Err(fault) if fault.code == FaultCode::Exists => {

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use base::{Money, Role, TenantId, TokenName, UtcDay};
+use base::{Role, TenantId, TokenName, UtcDay};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use rpc::{Change, Limits, LimitsChange, SecretName, Until};
+use rpc::{SecretName, Until};
+
+use crate::limit_flags::{OwnLimits, QuotaChange};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -140,13 +142,13 @@ pub(crate) enum Tenants {
         /// The tenant
         id: TenantId,
     },
-    /// Let a suspended tenant work again
-    Resume {
+    /// Refuse a tenant's calls and changes and end its streams, but let it read, until it is resumed
+    Freeze {
         /// The tenant
         id: TenantId,
     },
-    /// Stop a tenant for an investigation (not available in this version)
-    Freeze {
+    /// Let a suspended or frozen tenant work again
+    Resume {
         /// The tenant
         id: TenantId,
     },
@@ -249,7 +251,7 @@ pub(crate) enum Token {
 /// `partywall tenants quota …`
 #[derive(Subcommand)]
 pub(crate) enum Quota {
-    /// Show each limit, who set it and what is used of it
+    /// Show each limit, who set it, what of it is used, held and left, and when it resets
     Show {
         /// The tenant
         id: TenantId,
@@ -257,7 +259,7 @@ pub(crate) enum Quota {
     /// Change limits; "none" goes back to the tier's
     #[command(
         override_usage = "partywall tenants quota set [OPTIONS] <ID> --<LIMIT> <N|none>...",
-        after_help = "Example: partywall tenants quota set acme --tokens-per-day 100000 --cost-per-day-usd none"
+        after_help = "Examples:\n  partywall tenants quota set acme --tokens-per-day 100000 --cost-per-day-usd none\n  partywall tenants quota set acme --scope token:ci --requests-per-minute 60\n  partywall tenants quota set acme --cost-per-month-usd 500 --until 2026-12-01"
     )]
     Set {
         /// The tenant
@@ -405,129 +407,10 @@ pub(crate) enum Config {
     },
 }
 
-/// Limits of a tenant's own.
-#[derive(Args)]
-pub(crate) struct OwnLimits {
-    /// Calls in any second
-    #[arg(long, value_name = "N")]
-    requests_per_second: Option<u64>,
-    /// Calls in any minute
-    #[arg(long, value_name = "N")]
-    requests_per_minute: Option<u64>,
-    /// Calls per UTC day
-    #[arg(long, value_name = "N")]
-    requests_per_day: Option<u64>,
-    /// Tokens, input and output, in any minute
-    #[arg(long, value_name = "N")]
-    tokens_per_minute: Option<u64>,
-    /// Tokens, input and output, per UTC day
-    #[arg(long, value_name = "N")]
-    tokens_per_day: Option<u64>,
-    /// USD per UTC day
-    #[arg(long, value_name = "X", value_parser = usd)]
-    cost_per_day_usd: Option<Money>,
-    /// USD per UTC month
-    #[arg(long, value_name = "X", value_parser = usd)]
-    cost_per_month_usd: Option<Money>,
-    /// Calls at the same time
-    #[arg(long, value_name = "N")]
-    concurrent_requests: Option<u64>,
-}
-
-/// Changes of limits; at least one.
-#[derive(Args)]
-#[group(required = true, multiple = true)]
-pub(crate) struct QuotaChange {
-    /// Move to another tier
-    #[arg(long)]
-    tier: Option<String>,
-    /// Calls in any second
-    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
-    requests_per_second: Option<Change<u64>>,
-    /// Calls in any minute
-    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
-    requests_per_minute: Option<Change<u64>>,
-    /// Calls per UTC day
-    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
-    requests_per_day: Option<Change<u64>>,
-    /// Tokens, input and output, in any minute
-    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
-    tokens_per_minute: Option<Change<u64>>,
-    /// Tokens, input and output, per UTC day
-    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
-    tokens_per_day: Option<Change<u64>>,
-    /// USD per UTC day
-    #[arg(long, value_name = "X|none", value_parser = usd_or_none)]
-    cost_per_day_usd: Option<Change<Money>>,
-    /// USD per UTC month
-    #[arg(long, value_name = "X|none", value_parser = usd_or_none)]
-    cost_per_month_usd: Option<Change<Money>>,
-    /// Calls at the same time
-    #[arg(long, value_name = "N|none", value_parser = count_or_none)]
-    concurrent_requests: Option<Change<u64>>,
-}
-
-impl From<OwnLimits> for Limits {
-    fn from(typed: OwnLimits) -> Self {
-        Self {
-            requests_per_second: typed.requests_per_second,
-            requests_per_minute: typed.requests_per_minute,
-            requests_per_day: typed.requests_per_day,
-            tokens_per_minute: typed.tokens_per_minute,
-            tokens_per_day: typed.tokens_per_day,
-            cost_per_day_usd: typed.cost_per_day_usd,
-            cost_per_month_usd: typed.cost_per_month_usd,
-            concurrent_requests: typed.concurrent_requests,
-        }
-    }
-}
-
-impl From<QuotaChange> for LimitsChange {
-    fn from(typed: QuotaChange) -> Self {
-        Self {
-            tier: typed.tier,
-            requests_per_second: typed.requests_per_second.unwrap_or_default(),
-            requests_per_minute: typed.requests_per_minute.unwrap_or_default(),
-            requests_per_day: typed.requests_per_day.unwrap_or_default(),
-            tokens_per_minute: typed.tokens_per_minute.unwrap_or_default(),
-            tokens_per_day: typed.tokens_per_day.unwrap_or_default(),
-            cost_per_day_usd: typed.cost_per_day_usd.unwrap_or_default(),
-            cost_per_month_usd: typed.cost_per_month_usd.unwrap_or_default(),
-            concurrent_requests: typed.concurrent_requests.unwrap_or_default(),
-        }
-    }
-}
-
 const ROLE: fn(&str) -> Result<Role, base::NameError> = |text| text.parse();
 
 fn day(text: &str) -> Result<UtcDay, &'static str> {
     UtcDay::parse(text).ok_or("not a date: YYYY-MM-DD, in UTC")
-}
-
-fn usd(text: &str) -> Result<Money, &'static str> {
-    match Money::parse_usd(text) {
-        Ok(amount) if amount >= Money::ZERO => Ok(amount),
-        Ok(_) => Err("an amount below zero"),
-        Err(_) => Err("not an amount in USD, as 20 or 0.5"),
-    }
-}
-
-fn usd_or_none(text: &str) -> Result<Change<Money>, &'static str> {
-    if text == "none" {
-        Ok(Change::Clear)
-    } else {
-        usd(text).map(Change::Set)
-    }
-}
-
-fn count_or_none(text: &str) -> Result<Change<u64>, &'static str> {
-    if text == "none" {
-        Ok(Change::Clear)
-    } else {
-        text.parse()
-            .map(Change::Set)
-            .map_err(|_| "neither a whole number nor none")
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod client;
 mod demo;
 mod files;
 mod flags;
+mod limit_flags;
 mod pages;
 mod print;
 mod run;

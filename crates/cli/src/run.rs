@@ -98,6 +98,7 @@ fn tenants_command(tenants: Tenants) -> Result<Command, Fault> {
         Tenants::List => Command::TenantsList,
         Tenants::Show { id } => Command::TenantsShow { id },
         Tenants::Suspend { id } => Command::TenantsSuspend { id },
+        Tenants::Freeze { id } => Command::TenantsFreeze { id },
         Tenants::Resume { id } => Command::TenantsResume { id },
         Tenants::Delete { id, confirm } => confirmed_delete(id, confirm)?,
         Tenants::Token(Token::Rotate {
@@ -129,12 +130,6 @@ fn tenants_command(tenants: Tenants) -> Result<Command, Fault> {
             id,
             change: change.into(),
         },
-        Tenants::Freeze { .. } => {
-            return Err(not_available(
-                "tenants freeze",
-                "tenants suspend ends every call of a tenant",
-            ));
-        }
         Tenants::Clone { .. } => {
             return Err(not_available("tenants clone", "create the tenant anew"));
         }

@@ -2,7 +2,7 @@
 
 use rpc::text::shown;
 use rpc::{
-    Doctor, IssuedToken, PriceRow, QuotaView, RouteView, Row, StatusView, TenantCreated,
+    Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, RouteView, Row, StatusView, TenantCreated,
     TenantView, TokenView,
 };
 
@@ -37,8 +37,16 @@ pub(crate) const QUOTAS: &[(&str, Align)] = &[
     ("LIMIT", Align::Left),
     ("ALLOWED", Align::Right),
     ("USED", Align::Right),
+    ("HELD", Align::Right),
+    ("LEFT", Align::Right),
     ("SET BY", Align::Left),
     ("RESETS", Align::Left),
+];
+const OVERRIDES: &[(&str, Align)] = &[
+    ("SET FOR", Align::Left),
+    ("LIMIT", Align::Left),
+    ("ALLOWED", Align::Right),
+    ("UNTIL", Align::Left),
 ];
 pub(crate) const CHECKS: &[(&str, Align)] = &[
     ("STATE", Align::Left),
@@ -50,6 +58,7 @@ pub(crate) const ROUTES: &[(&str, Align)] = &[
     ("PATH", Align::Left),
     ("ACCESS", Align::Left),
     ("OBJECTS", Align::Left),
+    ("LISTENER", Align::Left),
 ];
 
 pub(crate) fn cells(row: &Row) -> Option<Vec<String>> {
@@ -169,44 +178,67 @@ pub(crate) fn tenant_text(tenant: &TenantView) -> String {
     )
 }
 
-fn limits_text(limits: &rpc::Limits) -> String {
-    let count = |limit: Option<u64>| limit.map(|limit| limit.to_string());
-    let usd = |limit: Option<base::Money>| limit.map(|limit| limit.to_string());
-    let set: Vec<String> = [
-        ("requests_per_second", count(limits.requests_per_second)),
-        ("requests_per_minute", count(limits.requests_per_minute)),
-        ("requests_per_day", count(limits.requests_per_day)),
-        ("tokens_per_minute", count(limits.tokens_per_minute)),
-        ("tokens_per_day", count(limits.tokens_per_day)),
-        ("cost_per_day_usd", usd(limits.cost_per_day_usd)),
-        ("cost_per_month_usd", usd(limits.cost_per_month_usd)),
-        ("concurrent_requests", count(limits.concurrent_requests)),
-    ]
-    .into_iter()
-    .filter_map(|(name, limit)| limit.map(|limit| format!("{name} {limit}")))
-    .collect();
-    if set.is_empty() {
+fn limits_text(limits: &base::Limits) -> String {
+    if limits.is_empty() {
         "none: those of the tier".to_owned()
     } else {
-        set.join(", ")
+        limits.to_string()
     }
 }
 
 pub(crate) fn quota_text(quota: &QuotaView) -> String {
-    let rows = quota.quotas.iter().map(|line| {
-        vec![
-            line.name.clone(),
-            line.limit.clone().unwrap_or_else(|| "unlimited".to_owned()),
-            line.used.clone(),
-            line.source.clone(),
-            line.resets_at.map_or_else(String::new, |at| at.to_string()),
-        ]
-    });
-    let head = facts(&[
+    let mut head = vec![
         ("tenant", quota.tenant.to_string()),
         ("tier", quota.tier.clone()),
-    ]);
-    format!("{head}\n{}", table_text(QUOTAS, rows))
+    ];
+    if let Some(stored) = &quota.storage {
+        let (database, files) = (stored.database_bytes, stored.files_bytes);
+        let (cache, logs) = (stored.cache_bytes, stored.logs_bytes);
+        let text = format!("database {database}, files {files}, cache {cache}, logs {logs} bytes");
+        head.push(("storage", text));
+    }
+    let mut text = format!(
+        "{}\n{}",
+        facts(&head),
+        table_text(QUOTAS, quota.quotas.iter().map(quota_cells))
+    );
+    for (kind, parties) in [("person", &quota.persons), ("token", &quota.tokens)] {
+        for party in parties {
+            // Of persons and tokens, what limits them.
+            let limited = party.quotas.iter().filter(|line| line.limit.is_some());
+            let rows: Vec<_> = limited.map(quota_cells).collect();
+            if !rows.is_empty() {
+                let table = table_text(QUOTAS, rows);
+                text.push_str(&format!("\n{kind} {}\n{table}", party.name));
+            }
+        }
+    }
+    if !quota.overrides.is_empty() {
+        let rows = quota.overrides.iter().map(|over| {
+            vec![
+                over.scope.to_string(),
+                over.name.clone(),
+                over.limit.clone(),
+                over.until
+                    .map_or_else(|| "-".to_owned(), |at| at.to_string()),
+            ]
+        });
+        text.push_str(&format!("\n{}", table_text(OVERRIDES, rows)));
+    }
+    text
+}
+
+fn quota_cells(line: &QuotaLine) -> Vec<String> {
+    let unlimited = || "unlimited".to_owned();
+    vec![
+        line.name.clone(),
+        line.limit.clone().unwrap_or_else(unlimited),
+        line.used.clone(),
+        line.held.clone(),
+        line.left.clone().unwrap_or_else(unlimited),
+        line.source.clone(),
+        line.resets_at.map_or_else(String::new, |at| at.to_string()),
+    ]
 }
 
 pub(crate) fn status_text(status: &StatusView) -> String {
@@ -249,6 +281,7 @@ pub(crate) fn routes_text(routes: &[RouteView]) -> String {
             route.path.clone(),
             route.access.clone(),
             route.objects.join(", "),
+            route.listener.clone(),
         ]
     };
     table_text(ROUTES, routes.iter().map(cells))

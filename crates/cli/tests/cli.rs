@@ -167,7 +167,6 @@ fn listing(path: &Path) -> Vec<String> {
 fn what_is_not_there_yet_is_refused_by_name() {
     let temp = tempfile::tempdir().unwrap();
     for (line, name) in [
-        ("tenants freeze acme", "tenants freeze"),
         ("tenants clone acme --as acme-2", "tenants clone"),
         ("tenants backup acme --to file:///tmp/x", "tenants backup"),
         ("tenants restore --from file:///tmp/x", "tenants restore"),

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use kernel::digest::sha256;
+use kernel::quota::Standing;
 use kernel::{Outcome, Settlement, Trail};
 use llm::{Dialect, ReplyStream, StreamPlan};
 
 use crate::Gateway;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, put_standing};
 use crate::reply::{ReplyBody, StreamParts, StreamReply};
 use crate::send::{Sent, Stop};
 use crate::upstream::ContentType;
@@ -21,11 +22,17 @@ pub(crate) async fn answer(
     trail: &Trail,
     sent: Sent,
 ) -> Result<Response<ReplyBody>, Stop> {
-    if sent.hold.permit().call.request.stream() {
-        stream(gw, trail, sent).await
+    let request = &sent.hold.permit().call.request;
+    let (standing, dialect) = (*sent.hold.standing(), request.operation().dialect());
+    let mut answer = if request.stream() {
+        stream(gw, trail, sent).await?
     } else {
-        whole(trail, sent).await
+        whole(trail, sent).await?
+    };
+    if standing != Standing::default() {
+        put_standing(answer.headers_mut(), &standing, dialect, gw.kernel().now());
     }
+    Ok(answer)
 }
 
 async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
@@ -35,6 +42,7 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
         meter,
         choice,
         response,
+        slot,
     } = sent;
     if response.content_type != ContentType::EventStream {
         return Err(settled(
@@ -57,6 +65,10 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
         include_usage: request.include_usage(),
         created_s: trail.opened().unix_seconds(),
     });
+    let reply = match meter.backstop() {
+        Some(bought) => reply.with_backstop(bought),
+        None => reply,
+    };
     let body = StreamReply::new(StreamParts {
         gateway: Arc::clone(gw),
         upstream: response.body,
@@ -65,9 +77,12 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
         meter,
         hang_up: choice.provider.hang_up(),
         dialect: client,
+        show_cost: permit.call.show_cost,
         request: *trail.request_id(),
         ended: Box::pin(permit.admission.ended()),
+        authority: permit.admission.authority(),
         place,
+        slot,
     });
     let mut answer = Response::new(ReplyBody::Stream(Box::new(body)));
     let headers = answer.headers_mut();
@@ -90,12 +105,15 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
         meter,
         choice,
         mut response,
+        slot,
     } = sent;
     let request = &hold.permit().call.request;
     let body = match response.body.whole().await {
         Ok(body) => body,
         Err(error) => return Err(settled(attempt.settle(&broken()), error.into()).await),
     };
+    // The provider is done; the settlement is ours.
+    drop(slot);
     let provider = choice.provider.dialect();
     let facts = match llm::reply::facts(provider, request.operation(), &body) {
         Ok(facts) => facts,
@@ -117,6 +135,7 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
         Ok(llm::reply::restamp(body.clone(), &facts, shown))
     };
     let said = meter.finished(facts.usage);
+    let shown_cost = said.cost.filter(|_| hold.permit().call.show_cost);
     let received = sha256(&body);
     let delivered = match delivered {
         Ok(delivered) => delivered,
@@ -129,6 +148,10 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
             };
             return Err(settled(attempt.settle(&settlement), error.into()).await);
         }
+    };
+    let delivered = match shown_cost {
+        Some(cost) => llm::cost::in_answer(delivered, &cost.to_string()),
+        None => delivered,
     };
     let settlement = Settlement {
         answer_received: Some(received),

@@ -1,5 +1,6 @@
 //! From the bytes of a body to one call: bounded in size and time, parsed once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits;
@@ -8,23 +9,30 @@ use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, E
 use http::{HeaderValue, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
+use kernel::Admission;
 use kernel::digest::sha256;
+use kernel::share::{Part, Share};
 use llm::{Operation, Request};
-use tokio::sync::OwnedSemaphorePermit;
 
+use crate::heavy::HEAVY_BYTES;
 use crate::policy::Call;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
 use crate::upstream::AnthropicBeta;
 use crate::{BODY_PLACE, Gateway};
 
+/// `include` puts the cost of the call into the usage of its answer.
+const COST: &str = "x-partywall-cost";
+
 /// Reads and parses the body of a call.
 ///
 /// # Errors
-/// [`Refusal::TooLarge`], [`Refusal::BodyTimeout`], [`Refusal::UnsupportedMedia`], [`Refusal::Overloaded`] and
-/// [`Refusal::BadRequest`].
+/// [`Refusal::TooLarge`], [`Refusal::BodyTimeout`], [`Refusal::UnsupportedMedia`], [`Refusal::Overloaded`],
+/// [`Refusal::TenantBusy`] and [`Refusal::BadRequest`].
 pub(crate) async fn call<B>(
     gw: &Gateway,
+    caller: &Admission,
+    place: Part,
     operation: Operation,
     headers: &HeaderMap,
     body: B,
@@ -40,10 +48,22 @@ where
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(Refusal::TooLarge { limit });
     }
-    let read = tokio::time::timeout(limits::BODY_TIME_MAX, gather(gw, body, limit));
+    let read = tokio::time::timeout(
+        limits::BODY_TIME_MAX,
+        gather(gw, caller.tenant().share(), body, limit),
+    );
     let (body, room) = read.await.unwrap_or(Err(Refusal::BodyTimeout))?;
-    let received = sha256(&body);
-    let request = Request::parse(operation, body).map_err(|error| Refusal::BadRequest {
+    let is_heavy = body.len > HEAVY_BYTES;
+    let read = move || {
+        let body = body.whole();
+        (sha256(&body), Request::parse(operation, body))
+    };
+    let (received, request) = if is_heavy {
+        Box::pin(gw.heavy().run(caller, read)).await?
+    } else {
+        read()
+    };
+    let request = request.map_err(|error| Refusal::BadRequest {
         message: error.message,
         param: error.param,
     })?;
@@ -51,53 +71,92 @@ where
         request,
         received,
         beta: beta(headers)?,
+        place: Some(place),
+        show_cost: headers.get(COST).is_some_and(|wish| wish == "include"),
         _room: room,
     })
 }
 
-type Room = Option<OwnedSemaphorePermit>;
+type Room = Option<Part>;
 
-async fn gather<B>(gw: &Gateway, mut body: B, limit: usize) -> Result<(Bytes, Room), Refusal>
+/// A body as it came, in blocks: joining those of a large one takes long, and growing one buffer would do it again and again.
+#[derive(Default)]
+struct Blocks {
+    /// What came alone.
+    one: Bytes,
+    full: Vec<Bytes>,
+    last: BytesMut,
+    len: usize,
+}
+
+impl Blocks {
+    fn push(&mut self, chunk: &[u8]) {
+        self.last.extend_from_slice(chunk);
+        self.len += chunk.len();
+        if self.last.len() >= HEAVY_BYTES {
+            self.full.push(std::mem::take(&mut self.last).freeze());
+        }
+    }
+
+    fn of(whole: Bytes) -> Self {
+        Self {
+            len: whole.len(),
+            one: whole,
+            ..Self::default()
+        }
+    }
+
+    fn whole(self) -> Bytes {
+        if self.full.is_empty() {
+            return if self.last.is_empty() {
+                self.one
+            } else {
+                self.last.freeze()
+            };
+        }
+        let mut all = BytesMut::with_capacity(self.len);
+        for block in self.full {
+            all.extend_from_slice(&block);
+        }
+        all.extend_from_slice(&self.last);
+        all.freeze()
+    }
+}
+
+async fn gather<B>(
+    gw: &Gateway,
+    share: &Arc<Share>,
+    mut body: B,
+    limit: usize,
+) -> Result<(Blocks, Room), Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     // Most bodies come in one piece, which is not copied.
     let Some(first) = next_chunk(&mut body, limit, 0).await? else {
-        return Ok((Bytes::new(), None));
+        return Ok((Blocks::default(), None));
     };
     let Some(second) = next_chunk(&mut body, limit, first.len()).await? else {
-        return Ok((first, None));
+        return Ok((Blocks::of(first), None));
     };
-    let mut all = BytesMut::new();
+    let mut all = Blocks::default();
     let mut room: Room = None;
     let mut next = Some(first);
     let mut after = Some(second);
     while let Some(chunk) = next {
-        let grown = all.len() + chunk.len();
-        grow(gw, &mut room, all.len(), grown)?;
-        all.extend_from_slice(&chunk);
+        let grown = all.len + chunk.len();
+        // Bytes are held only while there is place for them.
+        let places = grown.div_ceil(BODY_PLACE) - all.len.div_ceil(BODY_PLACE);
+        if places > 0 {
+            gw.body_room(share, &mut room, places * BODY_PLACE)?;
+        }
+        all.push(&chunk);
         next = match after.take() {
             Some(chunk) => Some(chunk),
-            None => next_chunk(&mut body, limit, all.len()).await?,
+            None => next_chunk(&mut body, limit, all.len).await?,
         };
     }
-    Ok((all.freeze(), room))
-}
-
-/// Takes room for a body as it grows: bytes are held only while the process has place for them.
-fn grow(gw: &Gateway, room: &mut Room, from: usize, to: usize) -> Result<(), Refusal> {
-    if to.div_ceil(BODY_PLACE) == from.div_ceil(BODY_PLACE) {
-        return Ok(());
-    }
-    let more = (to.div_ceil(BODY_PLACE) - from.div_ceil(BODY_PLACE)) * BODY_PLACE;
-    let taken = gw
-        .body_room(more)
-        .ok_or(Refusal::Overloaded { retry_after_s: 1 })?;
-    match room {
-        Some(room) => room.merge(taken),
-        None => *room = Some(taken),
-    }
-    Ok(())
+    Ok((all, room))
 }
 
 async fn next_chunk<B>(body: &mut B, limit: usize, have: usize) -> Result<Option<Bytes>, Refusal>
@@ -188,4 +247,35 @@ fn beta(headers: &HeaderMap) -> Result<Option<AnthropicBeta>, Refusal> {
         message: unknown.to_string(),
         param: Some("anthropic-beta".to_owned()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_join_to_what_came() {
+        for (pieces, size) in [
+            (0, 0),
+            (1, 5),
+            (7, 100),
+            (3, HEAVY_BYTES),
+            (500, 1_500),
+            (9, 200_000),
+        ] {
+            let mut blocks = Blocks::default();
+            let mut came = Vec::new();
+            for piece in 0..pieces {
+                let chunk: Vec<u8> = (0..size)
+                    .map(|at| ((at * 31 + piece) % 251) as u8)
+                    .collect();
+                came.extend_from_slice(&chunk);
+                blocks.push(&chunk);
+            }
+            assert_eq!(blocks.len, came.len());
+            assert_eq!(blocks.whole(), came, "{pieces} of {size}");
+        }
+        let one = Blocks::of(Bytes::from_static(b"as it came"));
+        assert_eq!((one.len, one.whole().as_ref()), (10, &b"as it came"[..]));
+    }
 }

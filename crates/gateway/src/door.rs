@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, Uri};
 use kernel::log::Field;
-use kernel::{Admission, AuditedRefusal, Caller, Refused, Trail};
+use kernel::{Admission, AuditedRefusal, Caller, Purpose, Refused, Trail};
 use llm::Dialect;
 
 use crate::Gateway;
@@ -23,7 +23,8 @@ pub struct Visit {
     pub admission: Admission,
 }
 
-/// Opens the record, identifies, admits and checks the role: the way in for every tenant route that is not a model call.
+/// Opens the record, identifies, admits and checks the role: the way in for every tenant route that only reads. A route that
+/// changes something needs a way in of its own, with [`Purpose::Act`].
 ///
 /// # Errors
 /// The finished answer to the caller.
@@ -54,7 +55,7 @@ async fn admitted(
     roles: &'static [Role],
 ) -> Result<Admission, Refusal> {
     let presented = identify::presented(headers, uri)?;
-    let admission = admit(gw, trail, &presented).await?;
+    let admission = admit(gw, trail, &presented, Purpose::Read).await?;
     if roles.contains(&admission.role()) {
         return Ok(admission);
     }
@@ -70,18 +71,20 @@ pub(crate) async fn admit(
     gw: &Gateway,
     trail: &Trail,
     presented: &Presented<'_>,
+    purpose: Purpose,
 ) -> Result<Admission, Refusal> {
     let caller = Caller::from_token(presented.expose_str());
-    let admission = gw
-        .kernel()
-        .admit(caller)
-        .await
-        .map_err(|refused| match refused {
-            Refused::Unknown => Refusal::BadCredential,
-            Refused::Suspended => Refusal::Suspended,
-            Refused::Quarantined(_) => Refusal::Quarantined,
-            Refused::Unavailable => Refusal::JournalDown,
-        })?;
+    let admission =
+        gw.kernel()
+            .admit_for(caller, purpose)
+            .await
+            .map_err(|refused| match refused {
+                Refused::Unknown => Refusal::BadCredential,
+                Refused::Suspended => Refusal::Suspended,
+                Refused::Frozen => Refusal::Frozen,
+                Refused::Quarantined(_) => Refusal::Quarantined,
+                Refused::Unavailable => Refusal::JournalDown,
+            })?;
     trail.bind(&admission);
     Ok(admission)
 }
@@ -91,6 +94,7 @@ pub(crate) async fn ended(gw: &Gateway, presented: &Presented<'_>) -> Refusal {
     let caller = Caller::from_token(presented.expose_str());
     match gw.kernel().admit(caller).await {
         Err(Refused::Suspended) => Refusal::Suspended,
+        Err(Refused::Frozen) => Refusal::Frozen,
         _ => Refusal::BadCredential,
     }
 }

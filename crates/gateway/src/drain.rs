@@ -18,26 +18,20 @@ use crate::upstream::UpstreamBody;
 /// The end of a body follows its last event at once, or the connection is not worth keeping.
 const TERMINATOR_WAIT: Duration = Duration::from_millis(100);
 
-/// Runs an exchange: in the caller's own task, or, where it must outlive the client, in one of its own.
-pub(crate) async fn attended<F>(
+/// Runs an exchange in a task of its own, which outlives the client.
+pub(crate) fn apart<F>(
     gw: &Gateway,
-    outlives: bool,
-    exchange: impl FnOnce() -> F,
-) -> Result<Response<ReplyBody>, Stop>
+    exchange: F,
+) -> impl Future<Output = Result<Response<ReplyBody>, Stop>> + use<F>
 where
     F: Future<Output = Result<Response<ReplyBody>, Stop>> + Send + 'static,
 {
-    if !outlives {
-        // Made here, where it stays: it is large to move.
-        return exchange().await;
-    }
     let (answer, client) = oneshot::channel();
-    let exchange = exchange();
     gw.kernel().tasks().spawn(async move {
         // A client that is gone leaves the response here, and dropping it settles it.
         let _no_client = answer.send(exchange.await);
     });
-    client.await.unwrap_or(Err(Stop::Failed(Refusal::Internal)))
+    async move { client.await.unwrap_or(Err(Stop::Failed(Refusal::Internal))) }
 }
 
 /// Reads what is left of a body whose last event was seen, so that its connection returns to the pool.
@@ -95,7 +89,7 @@ fn settle(open: Open) {
     let settlement = if reply.ended() {
         Settlement {
             outcome: Outcome::Abandoned,
-            ..meter.finished(reply.usage())
+            ..meter.ended(&reply)
         }
     } else {
         meter.cut_short(Outcome::Abandoned, reply.usage(), reply.produced_bytes())

@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod catalog;
 pub mod door;
+pub mod fair;
 pub mod identify;
 pub mod inspect;
 pub mod pipeline;
@@ -18,18 +19,25 @@ pub mod upstream;
 mod answer;
 mod decode;
 mod drain;
+mod heavy;
 mod meter;
 mod send;
 
+use std::num::NonZero;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::thread::available_parallelism;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use kernel::Kernel;
+use kernel::share::{Full, Good, Part, Room, Share};
+use kernel::{Admission, Kernel};
 use llm::prices::RateCard;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use catalog::{Catalog, Keyring, Provider};
+use fair::Busy;
+use fair::turnstile::{FEW, Turnstile};
+use heavy::Heavy;
 use refusal::Refusal;
 use route::RetryBudgets;
 use upstream::{Credential, Upstream};
@@ -66,10 +74,14 @@ pub struct Gateway {
     prices: ArcSwap<RateCard>,
     upstream: Upstream,
     body_limit: usize,
-    /// A place per call under way.
-    turns: Arc<Semaphore>,
-    /// Room for large bodies, in places of [`BODY_PLACE`].
-    bodies: Arc<Semaphore>,
+    /// Calls under way.
+    calls: Arc<Room>,
+    /// The way in for tenants that have many.
+    turnstile: Arc<Turnstile>,
+    /// Bytes of large bodies.
+    bodies: Arc<Room>,
+    /// Work on large bodies.
+    heavy: Heavy,
     /// A place per answer that is read on without a client.
     drains: Arc<Semaphore>,
 }
@@ -109,8 +121,11 @@ impl Gateway {
             prices: ArcSwap::from_pointee(prices),
             upstream,
             body_limit,
-            turns: Arc::new(Semaphore::new(CALLS_MAX)),
-            bodies: Arc::new(Semaphore::new(BODY_ROOM / BODY_PLACE)),
+            calls: Room::new(Good::Calls, CALLS_MAX),
+            turnstile: Turnstile::new(available_parallelism().map_or(1, NonZero::get), CALLS_MAX),
+            // One body of the largest size always fits into a tenant's half.
+            bodies: Room::new(Good::BodyBytes, BODY_ROOM.max(body_limit.saturating_mul(4))),
+            heavy: Heavy::new(),
             drains: Arc::new(Semaphore::new(DRAINS_MAX)),
         })
     }
@@ -129,6 +144,12 @@ impl Gateway {
 
     /// Replaces providers, models and the operator's keys together.
     pub fn set_catalog(&self, catalog: Catalog, keyring: Keyring) {
+        let before = self.catalog();
+        for provider in catalog.providers() {
+            if let Some(before) = before.provider(provider.name()) {
+                provider.take_over_line(before);
+            }
+        }
         self.offer.store(Arc::new(Offer::new(catalog, keyring)));
     }
 
@@ -149,15 +170,19 @@ impl Gateway {
         self.body_limit
     }
 
-    /// Closes upstream connections that were idle for too long.
+    /// Closes upstream connections that were idle for too long, and forgets idle tenants in the lines of the providers.
     pub fn sweep(&self) {
         self.upstream.sweep();
+        for provider in self.catalog().providers() {
+            provider.line().sweep();
+        }
+        self.heavy.sweep();
     }
 
     /// Calls under way.
     #[must_use]
     pub fn calls(&self) -> usize {
-        CALLS_MAX.saturating_sub(self.turns.available_permits())
+        self.calls.held()
     }
 
     fn upstream(&self) -> &Upstream {
@@ -172,21 +197,43 @@ impl Gateway {
         self.offer.load().keyring.key(provider.name()).cloned()
     }
 
-    async fn turn(&self, wait: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
-        let turns = Arc::clone(&self.turns);
-        if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
-            return Ok(turn);
+    /// A place among all calls, under the tenant's share of them. Who has many goes in a few at a time.
+    async fn enter(&self, caller: &Admission) -> Result<Part, Refusal> {
+        let share = caller.tenant().share();
+        let place = self
+            .calls
+            .take(share, 1)
+            .map_err(|full| too_much(full, "calls at the same time"))?;
+        if share.held(Good::Calls) > FEW {
+            let pass = self.turnstile.pass(self.kernel.tasks(), caller);
+            let overloaded = |busy: Busy| Refusal::Overloaded {
+                retry_after_s: busy.retry_after_s,
+            };
+            // Boxed, so that the calls that need not wait do not carry it.
+            Box::pin(pass).await.map_err(overloaded)?;
         }
-        match tokio::time::timeout(wait, turns.acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Refusal::Overloaded { retry_after_s: 1 }),
-        }
+        Ok(place)
     }
 
-    /// Room for one more piece of a body that has outgrown its first place; `None` when the process holds too much already.
-    fn body_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let places = u32::try_from(bytes.div_ceil(BODY_PLACE)).ok()?;
-        Arc::clone(&self.bodies).try_acquire_many_owned(places).ok()
+    /// Room for one more piece of a body that has outgrown its first place.
+    fn body_room(
+        &self,
+        share: &Arc<Share>,
+        held: &mut Option<Part>,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        let grown = match held {
+            Some(held) => held.grow(bytes),
+            None => self
+                .bodies
+                .take(share, bytes)
+                .map(|part| *held = Some(part)),
+        };
+        grown.map_err(|full| too_much(full, "bytes of request bodies"))
+    }
+
+    fn heavy(&self) -> &Heavy {
+        &self.heavy
     }
 
     fn drain_place(&self) -> Option<OwnedSemaphorePermit> {
@@ -195,5 +242,16 @@ impl Gateway {
 
     fn instant(&self) -> Instant {
         Instant::now()
+    }
+}
+
+fn too_much(full: Full, what: &'static str) -> Refusal {
+    let retry_after_s = 1;
+    match full {
+        Full::Share => Refusal::TenantBusy {
+            what,
+            retry_after_s,
+        },
+        Full::Room => Refusal::Overloaded { retry_after_s },
     }
 }

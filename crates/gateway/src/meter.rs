@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::{Markup, Usage, UsageSource};
 use kernel::{Outcome, Settlement};
 use llm::prices::RateCard;
+use llm::{Backstop, ReplyStream};
 
 /// Bytes of text per token in estimates. Real tokenizers give 3 to 5 for prose; estimates stand on rows marked `estimate` only.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -26,12 +27,34 @@ pub(crate) struct Meter {
     pub(crate) markup: Markup,
     /// Upper bound of the input, in tokens.
     pub(crate) input_bound: u64,
+    /// The output that was bought, per choice, and how many choices; `None` where there is no output.
+    pub(crate) bought: Option<(u64, u64)>,
 }
 
 impl Meter {
     /// The settlement of an answer that the provider finished.
     pub(crate) fn finished(&self, usage: Option<Usage>) -> Settlement {
         self.of(Outcome::Finished, usage, UsageSource::Provider)
+    }
+
+    /// The settlement of a stream that came to its end. One that was ended here is settled at what was bought: more was not
+    /// ordered, whatever the provider sent.
+    pub(crate) fn ended(&self, reply: &ReplyStream) -> Settlement {
+        let source = if reply.was_cut() {
+            UsageSource::Estimate
+        } else {
+            UsageSource::Provider
+        };
+        self.of(Outcome::Finished, reply.usage(), source)
+    }
+
+    /// Where a stream is ended here because its provider does not.
+    pub(crate) fn backstop(&self) -> Option<Backstop> {
+        self.bought.map(|(output, choices)| Backstop {
+            output,
+            choices,
+            input: self.input_bound.div_ceil(BYTES_PER_TOKEN),
+        })
     }
 
     /// The settlement of an answer that ended early: what the provider said so far where it said anything of the output, an

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Response, Uri};
 use http_body::Body;
-use kernel::{Admission, Trail};
+use kernel::{Admission, Purpose, Trail};
 use llm::Operation;
 
 use crate::quota::Hold;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
-use crate::send::{self, Stop};
+use crate::send::{self, Queued, Stop};
 use crate::{Gateway, answer, cache, decode, door, drain, identify, inspect, policy, quota};
 
 /// A call as it came in, its body not yet read.
@@ -58,10 +58,10 @@ where
     // stage: identify
     let presented = identify::presented(&inbound.headers, &inbound.uri)?;
     // stage: admit
-    let admission = door::admit(gw, trail, &presented).await?;
+    let admission = door::admit(gw, trail, &presented, Purpose::Act).await?;
     let completed = tokio::select! {
         biased;
-        // Suspended, revoked, rotated or deleted meanwhile: whatever was under way is dropped, and so settled.
+        // Frozen, suspended, revoked, rotated or deleted meanwhile: whatever was under way is dropped, and so settled.
         () = admission.ended() => Err(Stop::Failed(door::ended(gw, &presented).await)),
         completed = complete(gw, trail, admission.clone(), inbound.operation, &inbound.headers, &mut inbound.body) => completed,
     };
@@ -87,7 +87,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     // stage: decode
-    let call = decode::call(gw, operation, headers, body).await?;
+    let place = gw.enter(&admission).await?;
+    let call = decode::call(gw, &admission, place, operation, headers, body).await?;
     trail.asked(call.model());
     // stage: authorize
     let permit = policy::authorize(gw.catalog(), admission, call)?;
@@ -99,20 +100,27 @@ where
     if let Some(hit) = cache::find(&hold) {
         return Ok(door::json(trail, hit.body));
     }
+    // stage: route, send
+    let choices = send::choices(&hold, trail);
+    // Waited for in the caller's own task: who hangs up in the line leaves it.
+    let queued = send::queue(&hold, choices).await?;
     // What follows may outlive the client, where a provider bills the whole answer anyway.
-    let outlives = hold.outlives_client();
-    let (gateway, trail) = (Arc::clone(gw), Arc::clone(trail));
-    drain::attended(gw, outlives, || exchange(gateway, trail, hold)).await
+    let outlives_client = hold.outlives_client();
+    let exchange = exchange(Arc::clone(gw), Arc::clone(trail), hold, queued);
+    if outlives_client {
+        drain::apart(gw, exchange).await
+    } else {
+        exchange.await
+    }
 }
 
 async fn exchange(
     gw: Arc<Gateway>,
     trail: Arc<Trail>,
     hold: Hold,
+    queued: Queued,
 ) -> Result<Response<ReplyBody>, Stop> {
-    // stage: route, send
-    let choices = send::choices(&hold, &trail);
-    let sent = send::send(&gw, &trail, hold, choices).await?;
+    let sent = send::send(&gw, &trail, hold, queued).await?;
     // stage: inspect reply
     let sent = inspect::reply(sent);
     // stage: settle

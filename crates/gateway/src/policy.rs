@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use base::Role;
 use kernel::Admission;
+use kernel::share::Part;
 use llm::Request;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::catalog::{Catalog, Model};
 use crate::refusal::Refusal;
@@ -23,8 +23,12 @@ pub struct Call {
     /// SHA-256 of the body as it came.
     pub(crate) received: [u8; 32],
     pub(crate) beta: Option<AnthropicBeta>,
+    /// The client wants to read what its call cost.
+    pub(crate) show_cost: bool,
+    /// Its place among all calls under way, until the hold takes it over.
+    pub(crate) place: Option<Part>,
     /// What a large body takes of the room for bodies.
-    pub(crate) _room: Option<OwnedSemaphorePermit>,
+    pub(crate) _room: Option<Part>,
 }
 
 impl Call {

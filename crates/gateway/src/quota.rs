@@ -1,15 +1,14 @@
 //! Money and tokens set aside before a call can spend them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base::{Markup, Money};
 use kernel::ledger::Reserved;
-use kernel::quota::{Demand, Unit};
+use kernel::quota::{Demand, Standing, Unit};
+use kernel::share::Part;
 use kernel::{AttemptFacts, CallSlot, Settings, Tenant, Trail, UnwrittenAttempt};
 use llm::prices::{ModelPrices, RateCard};
 use llm::{Dialect, Operation, Request};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Gateway;
 use crate::catalog::{HangUp, Model, Provider};
@@ -24,8 +23,6 @@ const OUTPUT_UNKNOWN: u64 = 4_096;
 /// Input of a part whose size nobody knows, for a model whose context window nobody knows.
 const CONTEXT_UNKNOWN: u64 = 1_048_576;
 const ROUTING_MEMBERS: [&str; 4] = ["models", "plugins", "provider", "route"];
-/// A call waits for its turn at most this long.
-const TURN_WAIT: Duration = Duration::from_secs(10);
 
 /// A permitted call with its worst case set aside. Dropping it gives back what no attempt has taken over.
 #[must_use = "dropping a hold gives the reservation back"]
@@ -37,12 +34,14 @@ pub struct Hold {
     /// The output per choice that was bought when the call was reserved; later attempts buy no more.
     cap: Option<u64>,
     place: CallPlace,
+    /// Where the caller's limits stand, this call counted at its worst.
+    standing: Standing,
 }
 
 /// A call's place: among the tenant's requests and among all calls of the process. Free when it is dropped.
 pub(crate) struct CallPlace {
     _slot: CallSlot,
-    _turn: OwnedSemaphorePermit,
+    _place: Option<Part>,
 }
 
 /// One attempt's price tag.
@@ -55,11 +54,11 @@ pub(crate) struct Quote {
     pub(crate) input: u64,
 }
 
-/// Sets the dearest of the model's routes aside under every limit of the tenant, and waits for the call's turn.
+/// Sets the dearest of the model's routes aside under every limit of the tenant.
 ///
 /// # Errors
 /// Unpriced models, exceeded quotas, and overload.
-pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
+pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Hold, Refusal> {
     let card = gw.prices();
     let mut dearest: Option<Demand> = None;
     let mut cap: Option<u64> = None;
@@ -77,12 +76,12 @@ pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
     let demand = dearest.ok_or_else(|| Refusal::ModelNotFound {
         model: permit.call.request.model().to_owned(),
     })?;
-    let (slot, reserved) = permit
+    let (slot, reserved, standing) = permit
         .admission
         .tenant()
         .enter(demand)
         .map_err(|over| Refusal::quota(&over, permit.admission.tenant().now()))?;
-    let turn = gw.turn(TURN_WAIT).await?;
+    let place = permit.call.place.take();
     Ok(Hold {
         permit,
         card,
@@ -91,8 +90,9 @@ pub async fn reserve(gw: &Gateway, permit: Permit) -> Result<Hold, Refusal> {
         cap,
         place: CallPlace {
             _slot: slot,
-            _turn: turn,
+            _place: place,
         },
+        standing,
     })
 }
 
@@ -114,6 +114,10 @@ impl Hold {
 
     pub(crate) fn card(&self) -> &Arc<RateCard> {
         &self.card
+    }
+
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     pub(crate) fn attempts(&self) -> u32 {

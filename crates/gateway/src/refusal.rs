@@ -10,13 +10,16 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use kernel::KernelError;
-use kernel::quota::{Exceeded, Unit};
+use kernel::quota::{Exceeded, Unit, Whose};
 use llm::{Dialect, ErrorFacts, ReplyError, UpstreamError, error_body};
 
+use crate::fair::Busy;
 use crate::upstream::{BodyError, NotSent, Passage, SendError, Unknown, passage};
 
+mod rate_limit;
 mod redact;
 
+pub(crate) use rate_limit::put_standing;
 pub use redact::redacted;
 
 /// Why a call is refused. Closed: a new case does not compile without its row in the table.
@@ -32,6 +35,8 @@ pub enum Refusal {
     TokenInUrl,
     /// The tenant is suspended.
     Suspended,
+    /// The tenant is frozen: it may read, and this would do more.
+    Frozen,
     /// The credential's role does not allow the route.
     Forbidden {
         /// The role of the credential.
@@ -69,6 +74,18 @@ pub enum Refusal {
     BodyTimeout,
     /// Too much is waiting already.
     Overloaded {
+        /// Seconds after which another try makes sense.
+        retry_after_s: u32,
+    },
+    /// The tenant holds as much of something as it leaves for all others.
+    TenantBusy {
+        /// What.
+        what: &'static str,
+        /// Seconds after which another try makes sense.
+        retry_after_s: u32,
+    },
+    /// No slot of the provider came free in time, or too many wait for one.
+    ProviderBusy {
         /// Seconds after which another try makes sense.
         retry_after_s: u32,
     },
@@ -113,6 +130,8 @@ pub enum Refusal {
 pub struct QuotaFacts {
     /// Its name in configuration and reports.
     pub quota: &'static str,
+    /// Whose it is.
+    pub whose: Whose,
     /// What it counts.
     pub unit: Unit,
     /// The limit in its unit: a count, or plain USD.
@@ -121,6 +140,8 @@ pub struct QuotaFacts {
     pub remaining: String,
     /// Seconds until the call can fit.
     pub retry_after_s: u64,
+    /// That moment.
+    pub retry_at: Timestamp,
 }
 
 /// How one refusal looks: a row of the table.
@@ -148,21 +169,16 @@ impl Refusal {
     /// The refusal of a call that did not fit a quota at `now`.
     #[must_use]
     pub fn quota(exceeded: &Exceeded, now: Timestamp) -> Self {
-        let unit = exceeded.quota.unit();
-        let shown = |amount: i128| match unit {
-            Unit::Cost => base::Money::from_pico(amount).to_string(),
-            Unit::Requests | Unit::Tokens => amount.to_string(),
-        };
-        let wait = exceeded.retry_at.map_or(0, |at| {
-            let wait = at.since(now);
-            wait.as_secs() + u64::from(wait.subsec_nanos() != 0)
-        });
+        let quota = exceeded.quota;
+        let retry_at = exceeded.retry_at.unwrap_or(now);
         let facts = QuotaFacts {
-            quota: exceeded.quota.name(),
-            unit,
-            limit: shown(exceeded.limit),
-            remaining: shown((exceeded.limit - exceeded.used).max(0)),
-            retry_after_s: wait.max(1),
+            quota: quota.name(),
+            whose: exceeded.whose,
+            unit: quota.unit(),
+            limit: quota.shown(exceeded.limit),
+            remaining: quota.shown((exceeded.limit - exceeded.used).max(0)),
+            retry_after_s: rate_limit::seconds_until(retry_at, now).max(1),
+            retry_at,
         };
         match exceeded.retry_at {
             Some(_) => Self::QuotaExceeded(facts),
@@ -243,7 +259,7 @@ impl Refusal {
     pub fn response(&self, dialect: Dialect, id: &RequestId) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(self.body(dialect, id)));
         *response.status_mut() = self.status();
-        *response.headers_mut() = self.headers(id);
+        *response.headers_mut() = self.headers(dialect, id);
         response
     }
 
@@ -268,8 +284,8 @@ impl Refusal {
         })
     }
 
-    fn headers(&self, id: &RequestId) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(10);
+    fn headers(&self, dialect: Dialect, id: &RequestId) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(12);
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
@@ -302,7 +318,7 @@ impl Refusal {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
-            Self::QuotaExceeded(facts) => rate_limit_headers(&mut headers, facts),
+            Self::QuotaExceeded(facts) => rate_limit::put_refused(&mut headers, facts, dialect),
             _ => {}
         }
         headers
@@ -317,38 +333,6 @@ impl Refusal {
     }
 }
 
-/// `OpenAI`'s names, with the unit at the end.
-fn rate_limit_headers(headers: &mut HeaderMap, facts: &QuotaFacts) {
-    let [limit, remaining, reset] = match facts.unit {
-        Unit::Requests => [
-            "x-ratelimit-limit-requests",
-            "x-ratelimit-remaining-requests",
-            "x-ratelimit-reset-requests",
-        ],
-        Unit::Tokens => [
-            "x-ratelimit-limit-tokens",
-            "x-ratelimit-remaining-tokens",
-            "x-ratelimit-reset-tokens",
-        ],
-        Unit::Cost => [
-            "x-ratelimit-limit-cost-usd",
-            "x-ratelimit-remaining-cost-usd",
-            "x-ratelimit-reset-cost-usd",
-        ],
-    };
-    put(headers, HeaderName::from_static(limit), &facts.limit);
-    put(
-        headers,
-        HeaderName::from_static(remaining),
-        &facts.remaining,
-    );
-    put(
-        headers,
-        HeaderName::from_static(reset),
-        &format!("{}s", facts.retry_after_s),
-    );
-}
-
 fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Digits and ids only; a value that cannot stand in a header is left out.
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -360,6 +344,14 @@ mod table;
 
 #[cfg(test)]
 mod tests;
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        Self::ProviderBusy {
+            retry_after_s: busy.retry_after_s,
+        }
+    }
+}
 
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {

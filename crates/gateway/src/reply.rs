@@ -12,12 +12,13 @@ use base::RequestId;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use kernel::digest::Sha256;
-use kernel::{KernelError, OpenAttempt, Outcome, Settlement};
+use kernel::{Authority, KernelError, OpenAttempt, Outcome, Settlement};
 use llm::{Dialect, ReplyStream};
 
 use crate::Gateway;
 use crate::catalog::HangUp;
 use crate::drain;
+use crate::fair::Slot;
 use crate::meter::Meter;
 use crate::quota::CallPlace;
 use crate::refusal::Refusal;
@@ -54,6 +55,17 @@ impl ReplyBody {
     #[must_use]
     pub fn empty() -> Self {
         Self::Whole(None)
+    }
+}
+
+impl ReplyBody {
+    /// On whose authority a stream goes on. A client that takes nothing keeps it from being read, and so from seeing its own end.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Stream(stream) => Some(&stream.authority),
+        }
     }
 }
 
@@ -96,10 +108,14 @@ pub(crate) struct StreamParts {
     pub(crate) meter: Meter,
     pub(crate) hang_up: HangUp,
     pub(crate) dialect: Dialect,
+    /// The client wants to read what its call cost.
+    pub(crate) show_cost: bool,
     pub(crate) request: RequestId,
     /// Resolves when the caller's authority ends.
     pub(crate) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(crate) authority: Authority,
     pub(crate) place: CallPlace,
+    pub(crate) slot: Slot,
 }
 
 /// A provider's stream on its way to the client.
@@ -115,6 +131,7 @@ pub struct StreamReply {
     request: RequestId,
     /// Held for the life of the stream: its place among all calls.
     _place: CallPlace,
+    authority: Authority,
 }
 
 /// The part of a stream that can be handed to the drainer.
@@ -127,7 +144,10 @@ pub(crate) struct Open {
     pub(crate) hang_up: HangUp,
     pub(crate) received: Sha256,
     delivered: Sha256,
+    show_cost: bool,
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The stream's slot at its provider: held while the provider is read, with a client or without.
+    _slot: Slot,
 }
 
 type Durable = Pin<Box<dyn Future<Output = Result<(), KernelError>> + Send>>;
@@ -163,9 +183,12 @@ impl StreamReply {
             meter,
             hang_up,
             dialect,
+            show_cost,
             request,
             ended,
+            authority,
             place,
+            slot,
         } = parts;
         let (received, delivered) = (Sha256::new(), Sha256::new());
         let open = Open {
@@ -177,7 +200,9 @@ impl StreamReply {
             hang_up,
             received,
             delivered,
+            show_cost,
             ended,
+            _slot: slot,
         };
         Self {
             open: Some(open),
@@ -187,6 +212,7 @@ impl StreamReply {
             dialect,
             request,
             _place: place,
+            authority,
         }
     }
 
@@ -277,10 +303,14 @@ impl StreamReply {
         match open.reply.finish() {
             Ok(tail) => {
                 self.held.push(tail);
+                let settlement = open.meter.ended(&open.reply);
+                if let Some(cost) = settlement.cost.filter(|_| open.show_cost) {
+                    let end = Bytes::from(self.held.concat());
+                    self.held = vec![llm::cost::in_events(end, &cost.to_string())];
+                }
                 for bytes in &self.held {
                     open.delivered.update(bytes);
                 }
-                let settlement = open.meter.finished(open.reply.usage());
                 self.record(settlement, Then::Release);
             }
             Err(error) => self.settle_broken(Outcome::Broken, error.into()),
@@ -303,6 +333,7 @@ impl StreamReply {
             received,
             delivered,
             gateway,
+            reply,
             ..
         } = open;
         let settlement = Settlement {
@@ -316,8 +347,9 @@ impl StreamReply {
         };
         match then {
             // The terminator of the provider's body follows its last event: read it, so that the connection can be used again.
-            Then::Release => drain::to_end(&gateway, upstream),
-            Then::Break(_) => drop(upstream),
+            Then::Release if !reply.was_cut() => drain::to_end(&gateway, upstream),
+            // A provider that broke off, or that would go on beyond what was bought.
+            Then::Release | Then::Break(_) => drop(upstream),
         }
         self.phase = Phase::Settling { durable, then };
     }

@@ -9,6 +9,8 @@ use llm::splice::{Edits, splice};
 use llm::{Dialect, Request};
 
 use crate::Gateway;
+use crate::fair::{Busy, Patience, Slot};
+use crate::heavy::HEAVY_BYTES;
 use crate::meter::Meter;
 use crate::quota::{Hold, Quote};
 use crate::refusal::Refusal;
@@ -25,6 +27,15 @@ pub(crate) struct Sent {
     pub(crate) meter: Meter,
     pub(crate) choice: Choice,
     pub(crate) response: Response,
+    /// The attempt's slot at the provider, until the provider is done.
+    pub(crate) slot: Slot,
+}
+
+/// The choices that are left, with a slot at the first of them.
+pub(crate) struct Queued {
+    choices: Vec<Choice>,
+    slot: Option<Slot>,
+    patience: Patience,
 }
 
 /// Why no answer came.
@@ -54,14 +65,48 @@ pub(crate) fn choices(hold: &Hold, trail: &Trail) -> Vec<Choice> {
     })
 }
 
+/// Waits for a slot at the first choice. Where its line is full or too slow, the next one is taken: of all that a provider can refuse
+/// a call for, this costs nobody anything.
+pub(crate) async fn queue(hold: &Hold, mut choices: Vec<Choice>) -> Result<Queued, Stop> {
+    let caller = &hold.permit().admission;
+    let mut patience = Patience::default();
+    let mut first: Option<Busy> = None;
+    let mut found = None;
+    for (index, choice) in choices.iter().enumerate() {
+        match choice.provider.line().slot(caller, &mut patience).await {
+            Ok(slot) => {
+                found = Some((index, slot));
+                break;
+            }
+            Err(busy) => {
+                first.get_or_insert(busy);
+            }
+        }
+    }
+    let slot = match (found, first) {
+        (Some((index, slot)), _) => {
+            choices.drain(..index);
+            Some(slot)
+        }
+        (None, Some(busy)) => return Err(Stop::Refused(busy.into())),
+        (None, None) => None,
+    };
+    Ok(Queued {
+        choices,
+        slot,
+        patience,
+    })
+}
+
 /// Tries the choices in order. A further one is tried only before the first byte of an answer, within the provider's retry budget, and
 /// if its own reservation fits.
 pub(crate) async fn send(
-    gw: &Gateway,
+    gw: &Arc<Gateway>,
     trail: &Trail,
     mut hold: Hold,
-    choices: Vec<Choice>,
+    queued: Queued,
 ) -> Result<Sent, Stop> {
+    let (choices, mut first, mut patience) = (queued.choices, queued.slot, queued.patience);
     let mut last: Option<Refusal> = None;
     let budgets = gw.retry_budgets();
     if let Some(first) = choices.first() {
@@ -69,7 +114,16 @@ pub(crate) async fn send(
     }
     let mut rest = choices.into_iter().peekable();
     while let Some(choice) = rest.next() {
-        let prepared = match prepare(gw, &hold, &choice) {
+        let first = first.take();
+        let is_heavy = hold.permit().call.request.body().len() > HEAVY_BYTES;
+        let prepared = if is_heavy {
+            let (lent, prepared) = Box::pin(prepare_below(gw, hold, &choice)).await?;
+            hold = lent;
+            prepared
+        } else {
+            prepare(gw, &hold, &choice)
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             // The first failure is the one to report: a fallback that cannot be priced or translated changes nothing.
             Err(refusal) => {
@@ -77,8 +131,14 @@ pub(crate) async fn send(
                 continue;
             }
         };
-        let digest = sha256(&prepared.call.body);
-        let attempt = match hold.attempt(trail, &choice, &prepared.quote, digest) {
+        let slot = match slot(first, &hold, &choice, &mut patience).await {
+            Ok(slot) => slot,
+            Err(busy) => {
+                last.get_or_insert(busy.into());
+                continue;
+            }
+        };
+        let attempt = match hold.attempt(trail, &choice, &prepared.quote, prepared.digest) {
             Ok(attempt) => attempt,
             Err(refusal) => return Err(stop(&hold, last, refusal)),
         };
@@ -99,6 +159,7 @@ pub(crate) async fn send(
                     meter,
                     choice,
                     response,
+                    slot,
                 });
             }
             Ok(response) => status(attempt, response).await?,
@@ -110,11 +171,24 @@ pub(crate) async fn send(
             break;
         }
     }
-    Err(stop(
-        &hold,
-        None,
-        last.unwrap_or(Refusal::UpstreamUnreachable),
-    ))
+    let last = last.unwrap_or(Refusal::UpstreamUnreachable);
+    Err(stop(&hold, None, last))
+}
+
+/// The slot that the call has, or one at the provider of a further choice.
+async fn slot(
+    had: Option<Slot>,
+    hold: &Hold,
+    choice: &Choice,
+    patience: &mut Patience,
+) -> Result<Slot, Busy> {
+    match had {
+        Some(slot) => Ok(slot),
+        None => {
+            let caller = &hold.permit().admission;
+            choice.provider.line().slot(caller, patience).await
+        }
+    }
 }
 
 struct Failure {
@@ -126,8 +200,11 @@ struct Failure {
 }
 
 fn stop(hold: &Hold, first: Option<Refusal>, refusal: Refusal) -> Stop {
-    let refusal = first.unwrap_or(refusal);
-    if hold.attempts() > 0 {
+    stop_after(hold.attempts(), first.unwrap_or(refusal))
+}
+
+fn stop_after(attempts: u32, refusal: Refusal) -> Stop {
+    if attempts > 0 {
         Stop::Failed(refusal)
     } else {
         Stop::Refused(refusal)
@@ -190,9 +267,28 @@ async fn error_body(response: &mut Response) -> Vec<u8> {
 
 struct Prepared {
     call: OutboundCall,
+    /// SHA-256 of the body as it is sent.
+    digest: [u8; 32],
     credential: Arc<Credential>,
     quote: Quote,
     meter: Meter,
+}
+
+/// Prepares a large outbound request in the lower class. The hold goes along and comes back.
+async fn prepare_below(
+    gw: &Arc<Gateway>,
+    hold: Hold,
+    choice: &Choice,
+) -> Result<(Hold, Result<Prepared, Refusal>), Stop> {
+    let caller = hold.permit().admission.clone();
+    let (gateway, choice) = (Arc::clone(gw), choice.clone());
+    let attempts = hold.attempts();
+    let work = move || {
+        let prepared = prepare(&gateway, &hold, &choice);
+        (hold, prepared)
+    };
+    let done = gw.heavy().run(&caller, work).await;
+    done.map_err(|refusal| stop_after(attempts, refusal))
 }
 
 /// The outbound request of one choice: spliced where the dialects agree, translated where they differ.
@@ -239,8 +335,13 @@ fn prepare(gw: &Gateway, hold: &Hold, choice: &Choice) -> Result<Prepared, Refus
         public: choice.model.as_str().to_owned(),
         markup: settings.markup,
         input_bound: quote.input,
+        bought: quote.max_output.map(|output| {
+            let output = output.saturating_add(request.extra_output_bound());
+            (output, request.choices())
+        }),
     };
     Ok(Prepared {
+        digest: sha256(&call.body),
         call,
         credential,
         quote,

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::error::KernelError;
 use crate::journal_record::{Row, UsageWire};
 use crate::open::Kernel;
+use crate::quota::PartyKind;
 use crate::resident::{Pending, Resident};
 
 /// Records over all tenants that may wait for their fold; past it, smaller batches are folded too.
@@ -101,12 +102,16 @@ impl Kernel {
 /// Inserts a batch: rows, roll-ups of the rows that were new, audit entries.
 pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), StoreError> {
     let mut rollups: BTreeMap<(i32, &str), Rollup> = BTreeMap::new();
+    let mut parties: BTreeMap<(i32, PartyKind, &str), Rollup> = BTreeMap::new();
     for pending in batch {
         if let Some(row) = &pending.row
             && insert_row(tx, row)?
         {
             let day = Timestamp::from_unix_ms(row.started_ms).day().number();
             rollups.entry((day, &row.model)).or_default().add(row);
+            for (kind, name) in row.parties() {
+                parties.entry((day, kind, name)).or_default().add(row);
+            }
         }
         let unsent = pending
             .sent
@@ -139,7 +144,33 @@ pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), Stor
             ],
         )?;
     }
-    Ok(())
+    parties
+        .into_iter()
+        .try_for_each(|(party, rollup)| add_party(tx, party, &rollup))
+}
+
+fn add_party(
+    tx: &mut WriteTx<'_>,
+    (day, kind, name): (i32, PartyKind, &str),
+    rollup: &Rollup,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO party_rollup (day, kind, name, requests, charged_tokens, charged_pico)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (day, kind, name) DO UPDATE SET
+            requests = MIN(requests, 9223372036854775807 - excluded.requests) + excluded.requests,
+            charged_tokens = MIN(charged_tokens, 9223372036854775807 - excluded.charged_tokens) + excluded.charged_tokens,
+            charged_pico = MIN(charged_pico, 9223372036854775807 - excluded.charged_pico) + excluded.charged_pico",
+        params![
+            day,
+            kind.as_str(),
+            name,
+            rollup.requests,
+            rollup.charged_tokens,
+            rollup.charged_pico
+        ],
+    )
+    .map(|_| ())
 }
 
 #[derive(Default)]
@@ -174,8 +205,9 @@ fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
     let inserted = tx.execute(
         "INSERT INTO ledger (sent_seq, request_id, attempt, person, token, model, provider, provider_model,
             input, cache_read, cache_write, cache_write_1h, audio_in, image_in, output, reasoning, audio_out, server_tool_calls,
-            cost_pico, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)
+            cost_pico, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms,
+            charged_tokens, requests)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28)
          ON CONFLICT (sent_seq) DO NOTHING",
         params![
             signed(row.sent_seq),
@@ -203,7 +235,9 @@ fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
             row.usage_source,
             row.outcome,
             row.started_ms,
-            row.finished_ms
+            row.finished_ms,
+            signed(row.charged_tokens),
+            signed(row.requests)
         ],
     )?;
     Ok(inserted == 1)

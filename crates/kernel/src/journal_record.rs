@@ -7,6 +7,7 @@ use base::{Money, Timestamp, Usage, UsageSource};
 use serde::{Deserialize, Serialize};
 
 use crate::error::KernelError;
+use crate::quota::{Demand, PartyKind};
 
 /// An attempt at the moment it is sent: enough to charge it at its hold if nothing more is ever heard of it.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -107,6 +108,23 @@ impl From<UsageWire> for Usage {
 }
 
 impl Row {
+    /// Who is counted for it beside the tenant.
+    pub(crate) fn parties(&self) -> impl Iterator<Item = (PartyKind, &str)> {
+        let person = self.person.as_deref().map(|name| (PartyKind::Person, name));
+        person
+            .into_iter()
+            .chain([(PartyKind::Token, self.token.as_str())])
+    }
+
+    /// What it counts against quotas.
+    pub(crate) fn charged(&self) -> Demand {
+        Demand {
+            requests: self.requests,
+            tokens: self.charged_tokens,
+            cost: Money::from_pico(i128::from(self.charged_pico)),
+        }
+    }
+
     /// The row of an attempt of which nothing more is known: charged at its hold, with no cost of its own.
     pub(crate) fn unknown(sent_seq: u64, sent: &Sent, finished: Timestamp) -> Self {
         Self {

@@ -14,9 +14,8 @@ use crate::error::KernelError;
 use crate::journal_record::{self, Row, Sent, UsageWire, pico_i64};
 use crate::log::Field;
 use crate::open::Kernel;
-use crate::quota::{Demand, Exceeded, Quota, Reservation, Unit};
+use crate::quota::{Demand, Reservation};
 use crate::resident::{Pending, Resident};
-use crate::tenant::Tenant;
 use crate::tenant::admit::Admission;
 
 /// An amount set aside for one attempt. Dropping it gives it back.
@@ -28,6 +27,14 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    pub(crate) fn new(kernel: Kernel, resident: Arc<Resident>, reservation: Reservation) -> Self {
+        Self {
+            kernel,
+            resident,
+            reservation: Some(reservation),
+        }
+    }
+
     /// What is set aside.
     #[must_use]
     pub fn demand(&self) -> Demand {
@@ -189,6 +196,15 @@ pub struct CallSlot {
     reservation: Reservation,
 }
 
+impl CallSlot {
+    pub(crate) fn new(resident: Arc<Resident>, reservation: Reservation) -> Self {
+        Self {
+            resident,
+            reservation,
+        }
+    }
+}
+
 impl Drop for CallSlot {
     fn drop(&mut self) {
         let counted = Demand {
@@ -199,72 +215,6 @@ impl Drop for CallSlot {
             .books()
             .counters
             .settle(self.reservation, counted);
-    }
-}
-
-impl Tenant {
-    /// Counts a call and sets its worst case aside, together or not at all.
-    ///
-    /// # Errors
-    /// The first quota that it does not fit.
-    pub fn enter(&self, worst: Demand) -> Result<(CallSlot, Reserved), Exceeded> {
-        let mut reserved = self.reserve(Demand {
-            requests: 1,
-            ..worst
-        })?;
-        let (call, rest) = reserved
-            .reservation
-            .take()
-            .map(Reservation::split)
-            .unwrap_or_default();
-        reserved.reservation = Some(rest);
-        let slot = CallSlot {
-            resident: Arc::clone(self.resident()),
-            reservation: call,
-        };
-        Ok((slot, reserved))
-    }
-
-    /// Sets `demand` aside under every limit of the tenant.
-    ///
-    /// # Errors
-    /// The first quota that it does not fit.
-    pub fn reserve(&self, demand: Demand) -> Result<Reserved, Exceeded> {
-        let resident = self.resident();
-        let limits = resident.settings.load().limits;
-        let reservation =
-            resident
-                .books()
-                .counters
-                .reserve(&limits, demand, self.kernel().now())?;
-        Ok(Reserved {
-            kernel: self.kernel().clone(),
-            resident: Arc::clone(resident),
-            reservation: Some(reservation),
-        })
-    }
-
-    /// What is left of tokens (count) or cost (pico-USD) under the limits in force; `None` where nothing limits it.
-    #[must_use]
-    pub fn left(&self, unit: Unit) -> Option<i128> {
-        let resident = self.resident();
-        let limits = resident.settings.load().limits;
-        resident
-            .books()
-            .counters
-            .left(&limits, unit, self.kernel().now())
-    }
-
-    /// What is used and held under a quota now, and when its window begins anew. Right once the tenant's books are loaded,
-    /// which any [`Tenant::read`] does.
-    #[must_use]
-    pub fn used(&self, quota: Quota) -> (i128, Timestamp) {
-        let now = self.kernel().now();
-        let mut books = self.resident().books();
-        (
-            books.counters.used(quota, now),
-            books.counters.resets_at(quota, now),
-        )
     }
 }
 

@@ -4,8 +4,11 @@
 //! **Invariant:** every byte of tenant state is reached through a [`Tenant`], and a `Tenant` is minted in two places only:
 //! `tenant::admit` (a verified credential) and `sweep` (the operator).
 
+pub mod alerts;
 pub mod audit;
+pub mod bulk;
 pub mod clock;
+pub mod egress;
 pub mod error;
 
 pub mod ledger;
@@ -17,16 +20,19 @@ pub mod quota;
 pub mod report;
 pub mod root;
 pub mod settings;
+pub mod share;
 pub mod sweep;
 pub mod tasks;
 pub mod tenant;
 pub mod tokens;
+pub mod webhook;
 
 mod fold;
 mod journal_record;
 mod json_text;
 mod maintain;
 mod open;
+mod outbox;
 mod recover;
 mod registry;
 mod resident;
@@ -44,8 +50,8 @@ pub use root::DataRoot;
 pub use settings::{Settings, Tier, Tiers};
 pub use store::{ReadTx, StoreError, WriteTx};
 pub use sweep::Operator;
-pub use tenant::Tenant;
-pub use tenant::admit::{Admission, Caller, Refused};
+pub use tenant::admit::{Admission, Authority, Caller, Refused};
+pub use tenant::{Purpose, Tenant};
 pub use vault::Secret;
 
 /// Hashing for digests that enter the audit record.

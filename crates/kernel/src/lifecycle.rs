@@ -1,14 +1,14 @@
-//! A tenant's life: create, change, suspend, resume, delete.
+//! A tenant's life: create, change, freeze, suspend, resume, delete.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{Role, TenantId, TenantUid, TokenName};
+use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
 use vault::{Key, TenantKeys};
 
 use crate::error::KernelError;
 use crate::open::Kernel;
-use crate::quota::Limits;
+use crate::quota::{self, Limits, Override, Quota, Scope};
 use crate::registry::{self, TenantRow};
 use crate::resident::{Account, Resident, Status, WrappedKeys};
 use crate::root::{TOPICS, open_sub, private_dir, sync_dir};
@@ -25,6 +25,19 @@ pub struct NewTenant {
     pub tier: String,
     /// Limits over its tier's.
     pub overrides: Limits,
+}
+
+/// A change of what a tenant, or one of its persons and tokens, may use.
+#[derive(Clone, Debug, Default)]
+pub struct QuotaChange {
+    /// Moves the tenant to another tier.
+    pub tier: Option<String>,
+    /// Whose limits change.
+    pub scope: Scope,
+    /// Limits to set; `None` goes back to what holds without one of this scope.
+    pub limits: Vec<(Quota, Option<i128>)>,
+    /// When the limits that are set end by themselves; those without an end stay below them.
+    pub until: Option<Timestamp>,
 }
 
 impl Kernel {
@@ -50,11 +63,12 @@ impl Kernel {
         let wrapped = || WrappedKeys {
             root: self.master().wrap(&uid, &root_key),
             sealed: keys.seal(&root_key, &uid),
+            next: None,
         };
         let account = Account {
             status: Status::Active,
             tier: new.tier.clone(),
-            overrides: new.overrides,
+            overrides: lasting(&new.overrides),
             created: self.now(),
             audit_key: keys.audit.verifying_key(),
         };
@@ -71,8 +85,8 @@ impl Kernel {
         };
         self.registry_write(move |tx| registry::insert_tenant(tx, &row))
             .await?;
-        let settings = self.merge_settings(&account, &crate::overlay::Overlay::default());
-        let resident = Resident::new(new.id, uid, account, Some(wrapped()), settings);
+        let in_force = self.merge_settings(&account, &crate::overlay::Overlay::default());
+        let resident = Resident::new(new.id, uid, account, Some(wrapped()), in_force);
         self.directory().add_tenant(Arc::clone(&resident));
         self.load(&resident).await?;
         let detail = [("tier", new.tier), ("uid", uid.to_string())].into();
@@ -102,7 +116,34 @@ impl Kernel {
             .await
     }
 
-    /// Serves a suspended tenant again.
+    /// Refuses calls and changes by the tenant's own credentials from now on and ends its open calls and streams. What reads
+    /// goes on: usage, models, configuration, audit log.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`] for a suspended tenant, which a freeze would open; when the change cannot be recorded.
+    pub async fn freeze_tenant(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+    ) -> Result<(), KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let resident = tenant.resident();
+        let status = resident.account.load().status;
+        if !matches!(status, Status::Active | Status::Frozen) {
+            return Err(KernelError::Refused(format!(
+                "{} is {}; a freeze would let it read",
+                resident.id,
+                status.as_str()
+            )));
+        }
+        let account = self.with_status(resident, Status::Frozen);
+        resident.end_acting();
+        self.save_account(resident, account).await?;
+        self.record_if_possible(operator, resident, "tenant.freeze")
+            .await
+    }
+
+    /// Serves a suspended or frozen tenant again.
     ///
     /// # Errors
     /// When the change cannot be recorded.
@@ -127,35 +168,47 @@ impl Kernel {
         self.save_account(resident, Arc::new(account)).await
     }
 
-    /// Sets tier and limit overrides.
+    /// Changes the tier, or limits over it.
     ///
     /// # Errors
-    /// [`KernelError::NotFound`] for an unknown tier.
-    pub async fn set_limits(
+    /// [`KernelError::NotFound`] for an unknown tier, [`KernelError::Refused`] for an end in the past or a quota that the scope
+    /// does not have.
+    pub async fn change_quotas(
         &self,
         operator: &Operator,
         tenant: &Tenant,
-        tier: Option<String>,
-        overrides: Limits,
+        change: QuotaChange,
     ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
         let mut account = resident.account.load().as_ref().clone();
+        let mut detail: BTreeMap<&'static str, String> = BTreeMap::new();
+        let QuotaChange {
+            tier,
+            scope,
+            limits,
+            until,
+        } = change;
         if let Some(tier) = tier {
             self.known_tier(&tier)?;
-            account.tier = tier;
+            account.tier.clone_from(&tier);
+            detail.insert("tier", tier);
         }
-        account.overrides = overrides;
+        account.overrides = quota::changed(&account.overrides, &scope, &limits, until, self.now())?;
+        for (quota, limit) in limits {
+            let limit = limit.map_or_else(|| "none".to_owned(), |limit| quota.shown(limit));
+            detail.insert(quota.name(), limit);
+            detail.insert("scope", scope.to_string());
+        }
+        if let Some(until) = until {
+            detail.insert("until", until.to_string());
+        }
         self.load(resident).await?;
-        let detail = [
-            ("tier", account.tier.clone()),
-            ("limits", format!("{:?}", account.overrides)),
-        ]
-        .into();
         self.record_change(operator, resident, "quota.set", detail)
             .await?;
         self.save_account(resident, Arc::new(account)).await?;
         self.refresh_settings(resident);
+        self.measure_storage(resident);
         Ok(())
     }
 
@@ -206,7 +259,7 @@ impl Kernel {
     }
 
     /// A reader in the way makes it busy: tried again for two seconds.
-    async fn truncate_registry_log(&self) -> Result<(), KernelError> {
+    pub(crate) async fn truncate_registry_log(&self) -> Result<(), KernelError> {
         let mut result = self.engine().checkpoint(self.registry_place()).await;
         for _ in 0..20 {
             if !matches!(result, Err(store::StoreError::Busy)) {
@@ -291,4 +344,15 @@ impl Kernel {
         sync_dir(&tenants)
             .map_err(|e| crate::root::io_error(&self.root().tenant_path(id), "sync", &e))
     }
+}
+
+/// Limits of the tenant as a whole, as overrides without an end.
+fn lasting(limits: &Limits) -> Vec<Override> {
+    let lasting = |(quota, limit)| Override {
+        scope: Scope::Tenant,
+        quota,
+        limit,
+        until: None,
+    };
+    limits.iter().map(lasting).collect()
 }

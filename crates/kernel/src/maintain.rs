@@ -22,11 +22,14 @@ const TICK: Duration = Duration::from_millis(250);
 const TICKS_PER_SECOND: u64 = 4;
 /// Ticks between two writings of counts and of last-used days.
 const TICKS_PER_MINUTE: u64 = 240;
+/// Ticks between two measurements of limited storage.
+const TICKS_PER_MEASUREMENT: u64 = 40;
 
 impl Kernel {
     /// Starts the background work of a serving process.
     pub fn start_maintenance(&self) {
         self.start_ending();
+        self.start_alerts();
         self.start_spreading();
         let kernel = self.clone();
         let stopping = self.tasks().stopping();
@@ -42,6 +45,9 @@ impl Kernel {
                 ticks += 1;
                 if ticks.is_multiple_of(TICKS_PER_SECOND) {
                     kernel.fold_old().await;
+                }
+                if ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
+                    kernel.measure_limited();
                 }
                 if ticks.is_multiple_of(TICKS_PER_MINUTE) {
                     kernel.flush_counts().await;
@@ -71,6 +77,27 @@ impl Kernel {
             tokio::select! {
                 () = spread => {}
                 () = stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// A task of its own: a disk that is slow for alerts delays nothing else.
+    fn start_alerts(&self) {
+        let (kernel, stopping) = (self.clone(), self.tasks().stopping());
+        self.tasks().spawn(async move {
+            kernel.open_waiting().await;
+            let mut ticks: u64 = 0;
+            let mut interval = tokio::time::interval(TICK);
+            loop {
+                tokio::select! {
+                    _ = interval.tick() => {}
+                    () = stopping.cancelled() => return,
+                }
+                ticks += 1;
+                if ticks.is_multiple_of(TICKS_PER_SECOND) {
+                    kernel.look_at_budgets().await;
+                }
+                kernel.deliver_alerts();
             }
         });
     }
@@ -282,6 +309,7 @@ impl Kernel {
             .and_then(|text| Overlay::parse(&text).map_err(|error| error.to_string()))?;
         overlay
             .check_models(|name| self.knows_model(name))
+            .and_then(|()| overlay.check_receiver(&self.tiers().webhook_hosts))
             .map_err(|error| error.to_string())?;
         Ok(overlay)
     }
@@ -321,8 +349,9 @@ impl Kernel {
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             Arc::clone(&watch.overlay)
         };
-        let settings = self.merge_settings(&resident.account.load(), &overlay);
+        let (settings, limits) = self.merge_settings(&resident.account.load(), &overlay);
         resident.settings.store(Arc::new(settings));
+        resident.limits.store(Arc::new(limits));
     }
 
     /// Forgets what waits for a fold: the tenant is being deleted.

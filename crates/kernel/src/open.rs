@@ -13,6 +13,7 @@ use vault::{MasterKey, OperatorKey, Secret, SigningKey};
 use crate::error::KernelError;
 use crate::log::Log;
 use crate::overlay::Overlay;
+use crate::quota::LimitsInForce;
 use crate::registry::{self, Directory};
 use crate::resident::{Account, Resident, Status};
 use crate::root::DataRoot;
@@ -64,6 +65,7 @@ struct Inner {
     pending: AtomicUsize,
     /// Changes of tenants, tokens and secrets happen one at a time.
     changes: tokio::sync::Mutex<()>,
+    alerts: crate::alerts::Desk,
 }
 
 const OPERATOR_KEY: &str = "operator key sha256";
@@ -115,6 +117,7 @@ impl Kernel {
                 operator_hash: ArcSwap::from_pointee(rows.operator_hash),
                 pending: AtomicUsize::new(0),
                 changes: tokio::sync::Mutex::new(()),
+                alerts: crate::alerts::Desk::default(),
             }),
         };
         kernel.fill_directory(rows.tenants, rows.tokens);
@@ -126,8 +129,8 @@ impl Kernel {
     fn fill_directory(&self, tenants: Vec<registry::TenantRow>, tokens: Vec<registry::TokenRow>) {
         let mut by_uid = HashMap::with_capacity(tenants.len());
         for row in tenants {
-            let settings = self.merge_settings(&row.account, &Overlay::default());
-            let resident = Resident::new(row.id, row.uid, row.account, row.wrapped, settings);
+            let in_force = self.merge_settings(&row.account, &Overlay::default());
+            let resident = Resident::new(row.id, row.uid, row.account, row.wrapped, in_force);
             by_uid.insert(resident.uid, Arc::clone(&resident));
             self.directory().add_tenant(resident);
         }
@@ -247,7 +250,11 @@ impl Kernel {
         )))
     }
 
-    pub(crate) fn merge_settings(&self, account: &Account, overlay: &Overlay) -> Settings {
+    pub(crate) fn merge_settings(
+        &self,
+        account: &Account,
+        overlay: &Overlay,
+    ) -> (Settings, LimitsInForce) {
         let tiers = self.tiers();
         // A tier that is no longer configured shows no model: nobody is served without limits by a slip of the configuration.
         let closed = Tier {
@@ -255,7 +262,9 @@ impl Kernel {
             ..Tier::default()
         };
         let tier = tiers.tiers.get(&account.tier).unwrap_or(&closed);
-        Settings::merge(tier, &tiers, &account.overrides, overlay)
+        let limits = LimitsInForce::new(&tier.limits, &account.overrides, self.now());
+        let settings = Settings::merge(tier, &tiers, &limits.for_all.tenant, overlay);
+        (settings, limits)
     }
 
     /// What the journal held of a tenant at start. It stays until [`Kernel::recovered_is_done`].
@@ -332,6 +341,10 @@ impl Kernel {
 
     pub(crate) fn operator_hash(&self) -> Option<[u8; 32]> {
         **self.inner.operator_hash.load()
+    }
+
+    pub(crate) fn alerts(&self) -> &crate::alerts::Desk {
+        &self.inner.alerts
     }
 
     pub(crate) fn changes(&self) -> &tokio::sync::Mutex<()> {

@@ -3,12 +3,16 @@
 //! Its type has no field for anything that is the operator's (credentials, prices, limits), so an overlay cannot express it.
 //! Anchors, aliases, merge keys, tags and duplicate keys are refused: what a reader sees is what holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use base::limits;
 use serde::Deserialize;
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
+
+use crate::alerts::{TenantReceiver, thresholds};
+use crate::egress::Destination;
 
 /// What a tenant has set for itself. Everything absent falls back to the tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +29,10 @@ pub struct Overlay {
     pub system_prompt: Option<String>,
     /// Task name to model name.
     pub tasks: BTreeMap<String, String>,
+    /// Where the tenant is told of its budgets.
+    pub receiver: Option<TenantReceiver>,
+    /// Percents of a limit at which it is told.
+    pub thresholds: Option<Arc<[u8]>>,
 }
 
 /// Why an overlay was not taken. The text names the key and the line.
@@ -85,6 +93,38 @@ struct File {
     temperature: Option<f64>,
     system_prompt: Option<String>,
     tasks: Option<BTreeMap<String, String>>,
+    alerts: Option<FileAlerts>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileAlerts {
+    webhook: String,
+    secret: String,
+    thresholds: Option<Vec<u8>>,
+}
+
+/// A receiver, and the thresholds that go with it.
+type ReadAlerts = (TenantReceiver, Option<Arc<[u8]>>);
+
+impl FileAlerts {
+    fn read(self) -> Result<ReadAlerts, String> {
+        Destination::check_text(&self.webhook)
+            .map_err(|error| format!("alerts.webhook: {error}"))?;
+        let named = self.secret.strip_prefix("vault:");
+        let secret = named.filter(|name| name.parse::<base::TokenName>().is_ok());
+        // What stands there is not shown: it may be the secret itself.
+        let secret = secret.ok_or(
+            "alerts.secret: a secret does not belong in this file: seal it and write vault:NAME",
+        )?;
+        let thresholds = self.thresholds.map(thresholds).transpose();
+        let thresholds = thresholds.map_err(|error| format!("alerts.thresholds: {error}"))?;
+        let receiver = TenantReceiver {
+            url: self.webhook.as_str().into(),
+            secret: secret.into(),
+        };
+        Ok((receiver, thresholds))
+    }
 }
 
 impl Overlay {
@@ -120,6 +160,12 @@ impl Overlay {
         }
         let file: File = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| refusal(&error, text))?;
+        let message = |message| OverlayError {
+            line: None,
+            message,
+        };
+        let alerts = file.alerts.map(FileAlerts::read).transpose();
+        let (receiver, thresholds) = alerts.map_err(message)?.unzip();
         let overlay = Self {
             model: file.model,
             models: file.models,
@@ -127,13 +173,10 @@ impl Overlay {
             temperature: file.temperature.map(|value| value.to_string()),
             system_prompt: file.system_prompt,
             tasks: file.tasks.unwrap_or_default(),
+            receiver,
+            thresholds: thresholds.flatten(),
         };
-        overlay
-            .in_range(file.temperature)
-            .map_err(|message| OverlayError {
-                line: None,
-                message,
-            })?;
+        overlay.in_range(file.temperature).map_err(message)?;
         Ok(overlay)
     }
 
@@ -155,6 +198,21 @@ impl Overlay {
             }
         }
         Ok(())
+    }
+
+    /// Checks where alerts would go. `hosts` are those that may be private.
+    ///
+    /// # Errors
+    /// Names the key and the rule that the URL breaks.
+    pub fn check_receiver(&self, hosts: &BTreeSet<String>) -> Result<(), OverlayError> {
+        let checked = self.receiver.iter().map(|to| to.destination(hosts));
+        match checked.collect::<Result<Vec<_>, _>>() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(OverlayError {
+                line: None,
+                message: format!("alerts.webhook: {error}"),
+            }),
+        }
     }
 
     /// Checks that every model named here is one of `known`.

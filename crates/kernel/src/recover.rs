@@ -14,12 +14,14 @@ use crate::error::KernelError;
 use crate::journal_record::{self, Payload, Row};
 use crate::ledger::{Ended, Settlement, append_settled};
 use crate::open::Kernel;
-use crate::quota::{Counters, Demand};
+use crate::quota::{Demand, Meters, PartyKind};
 use crate::resident::{Pending, Resident};
 use crate::{fold, schema, secrets};
 
 /// Days and models of one month that are read back.
 const ROLLUPS_MAX: usize = 1_000_000;
+/// The longest sliding window, and a slot more.
+const RECENT_MS: i64 = 62_000;
 
 impl Kernel {
     /// Opens a tenant once: later calls return at once. A failure that is the tenant's own puts it in quarantine.
@@ -56,6 +58,7 @@ impl Kernel {
     async fn open_tenant(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
         let place = self.place(resident)?;
         let keys = self.keys(resident)?;
+        self.end_open_rotation(resident).await?;
         let recovered = self.recovered_payloads(resident, &keys)?;
         let orphans = recovered.orphans;
         let durable = recovered.durable;
@@ -63,19 +66,22 @@ impl Kernel {
             .write(&place, move |tx| fold::insert(tx, &durable))
             .await?;
         self.journal().folded(&recovered.folded);
-        let month = self.now().day().month().first_day();
+        let since = Since {
+            month: self.now().day().month().first_day(),
+            recent_ms: self.now().unix_ms() - RECENT_MS,
+        };
         let sent: Vec<i64> = orphans
             .iter()
             .map(|orphan| i64::try_from(orphan.seq.number()).unwrap_or(i64::MAX))
             .collect();
         let state = self
             .engine()
-            .read(&place, move |tx| stored_state(tx, month, &sent))
+            .read(&place, move |tx| stored_state(tx, &since, &sent))
             .await?;
-        let opened = secrets::open_all(resident, &keys.secrets, state.secrets)?;
+        let opened = secrets::open_all(resident, &keys.secrets(), state.secrets)?;
         resident.secrets.store(Arc::new(opened));
         let audit_next = state.audit_next.max(recovered.audit_next);
-        self.restore_counters(resident, audit_next, &state.rollups);
+        self.restore_counters(resident, audit_next, &state.used);
         for (orphan, ended) in orphans.into_iter().zip(state.ended) {
             if ended {
                 // A `sent` record can outlive the segment of its settlement: the database knows how it ended.
@@ -85,18 +91,24 @@ impl Kernel {
             }
         }
         self.recovered_is_done(resident);
+        self.find_alerts(resident).await?;
+        self.measure_storage(resident);
         self.read_overlay(resident);
         Ok(())
     }
 
-    fn restore_counters(&self, resident: &Resident, audit_next: u64, rollups: &[(UtcDay, Demand)]) {
+    fn restore_counters(&self, resident: &Resident, audit_next: u64, used: &[Used]) {
         let now = self.now();
         let mut books = resident.books();
         // From nothing: an earlier try that failed half-way may have counted already.
-        books.counters = Counters::default();
+        books.counters = Meters::default();
         books.audit_next = audit_next;
-        for (day, charged) in rollups {
-            books.counters.restore(day.start(), *charged, now);
+        for Used { by, at, charged } in used {
+            let by = by.as_ref().map(|(kind, name)| (*kind, name.as_str()));
+            match at {
+                When::Day(day) => books.counters.restore_day(by, day.start(), *charged, now),
+                When::Recent(at) => books.counters.restore_recent(by, *at, *charged, now),
+            }
         }
     }
 
@@ -107,16 +119,7 @@ impl Kernel {
         orphan: &Orphan,
     ) -> Result<(), KernelError> {
         let row = Row::unknown(orphan.seq.number(), &orphan.sent, self.now());
-        let charged = Demand {
-            requests: row.requests,
-            tokens: row.charged_tokens,
-            cost: Money::from_pico(i128::from(row.charged_pico)),
-        };
-        let started = Timestamp::from_unix_ms(row.started_ms);
-        resident
-            .books()
-            .counters
-            .restore(started, charged, self.now());
+        self.count_orphan(resident, &row);
         let ended = Ended {
             at: self.now(),
             row: Some(row),
@@ -130,6 +133,16 @@ impl Kernel {
             &Settlement::unknown(),
         )?;
         self.durable(settled).await
+    }
+
+    fn count_orphan(&self, resident: &Resident, row: &Row) {
+        let (now, started) = (self.now(), Timestamp::from_unix_ms(row.started_ms));
+        let mut books = resident.books();
+        for by in [None].into_iter().chain(row.parties().map(Some)) {
+            let charged = row.charged();
+            books.counters.restore_day(by, started, charged, now);
+            books.counters.restore_recent(by, started, charged, now);
+        }
     }
 
     /// Reads what the journal held of this tenant at start, opened with its own key.
@@ -319,9 +332,28 @@ struct Orphan {
 struct Stored {
     secrets: Vec<(String, Vec<u8>)>,
     audit_next: u64,
-    rollups: Vec<(UtcDay, Demand)>,
+    used: Vec<Used>,
     /// For each attempt asked about: whether its end is recorded.
     ended: Vec<bool>,
+}
+
+/// An amount that counts against quotas: of the tenant, or of one person or token.
+struct Used {
+    by: Option<(PartyKind, String)>,
+    at: When,
+    charged: Demand,
+}
+
+/// Days and months are restored from roll-ups, sliding windows from single rows.
+enum When {
+    Day(UtcDay),
+    Recent(Timestamp),
+}
+
+/// How far back counters are restored.
+struct Since {
+    month: UtcDay,
+    recent_ms: i64,
 }
 
 /// Whether a failure says nothing about the tenant's data.
@@ -332,7 +364,7 @@ fn passing(error: &StoreError) -> bool {
     )
 }
 
-fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, StoreError> {
+fn stored_state(tx: &ReadTx<'_>, since: &Since, sent: &[i64]) -> Result<Stored, StoreError> {
     let secrets = secrets::stored(tx)?;
     let next: i64 = tx
         .query_one(
@@ -341,16 +373,8 @@ fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, 
             |row| Ok(row.get(0)?),
         )?
         .unwrap_or_default();
-    let sql = "SELECT day, requests, charged_tokens, charged_pico FROM rollup WHERE day >= ?1";
-    let rollups = tx.query(sql, params![month.number()], ROLLUPS_MAX, |row| {
-        let count = |value: i64| u64::try_from(value).unwrap_or_default();
-        let charged = Demand {
-            requests: count(row.get(1)?),
-            tokens: count(row.get(2)?),
-            cost: Money::from_pico(i128::from(row.get::<_, i64>(3)?)),
-        };
-        Ok((UtcDay::from_number(row.get(0)?), charged))
-    })?;
+    let mut used = days_used(tx, since)?;
+    used.extend(recently_used(tx, since)?);
     let ended = sent
         .iter()
         .map(|seq| has_ended(tx, *seq))
@@ -358,9 +382,58 @@ fn stored_state(tx: &ReadTx<'_>, month: UtcDay, sent: &[i64]) -> Result<Stored, 
     Ok(Stored {
         secrets,
         audit_next: u64::try_from(next).unwrap_or_default(),
-        rollups,
+        used,
         ended,
     })
+}
+
+fn days_used(tx: &ReadTx<'_>, since: &Since) -> Result<Vec<Used>, StoreError> {
+    let sql = "SELECT day, requests, charged_tokens, charged_pico, NULL, '' FROM rollup WHERE day >= ?1
+        UNION ALL SELECT day, requests, charged_tokens, charged_pico, kind, name FROM party_rollup WHERE day >= ?1";
+    tx.query(sql, params![since.month.number()], ROLLUPS_MAX, |row| {
+        let kind: Option<String> = row.get(4)?;
+        let by = match kind.as_deref() {
+            None => None,
+            Some(kind) => Some((
+                PartyKind::from_name(kind).ok_or(StoreError::Damaged)?,
+                row.get(5)?,
+            )),
+        };
+        Ok(Used {
+            by,
+            at: When::Day(UtcDay::from_number(row.get(0)?)),
+            charged: charged(row.get(1)?, row.get(2)?, row.get(3)?),
+        })
+    })
+}
+
+/// The rows of the longest sliding window, each for the tenant and for its person and token.
+fn recently_used(tx: &ReadTx<'_>, since: &Since) -> Result<Vec<Used>, StoreError> {
+    let sql = "SELECT started_ms, requests, charged_tokens, charged_pico, person, token FROM ledger
+        WHERE finished_ms >= ?1 AND started_ms >= ?1";
+    let rows = tx.query(sql, params![since.recent_ms], ROLLUPS_MAX, |row| {
+        let at = Timestamp::from_unix_ms(row.get(0)?);
+        let charged = charged(row.get(1)?, row.get(2)?, row.get(3)?);
+        let (person, token): (Option<String>, String) = (row.get(4)?, row.get(5)?);
+        let person = person.map(|name| Some((PartyKind::Person, name)));
+        let who = [None, Some((PartyKind::Token, token))];
+        let used = who.into_iter().chain(person).map(|by| Used {
+            by,
+            at: When::Recent(at),
+            charged,
+        });
+        Ok(used.collect::<Vec<_>>())
+    })?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+fn charged(requests: i64, tokens: i64, pico: i64) -> Demand {
+    let count = |value: i64| u64::try_from(value).unwrap_or_default();
+    Demand {
+        requests: count(requests),
+        tokens: count(tokens),
+        cost: Money::from_pico(i128::from(pico)),
+    }
 }
 
 fn has_ended(tx: &ReadTx<'_>, sent: i64) -> Result<bool, StoreError> {

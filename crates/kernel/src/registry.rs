@@ -1,7 +1,7 @@
 //! The registry: which tenants exist, their wrapped keys, their tokens. A database on disk, an index in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
@@ -10,8 +10,8 @@ use store::{ReadTx, StoreError, WriteTx};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
-use crate::quota::{Limits, Quota};
-use crate::resident::{Account, Resident, Status, Storm, TokenEntry, WrappedKeys};
+use crate::quota::{Override, Quota, Scope};
+use crate::resident::{Account, NextKeys, Resident, Status, Storm, TokenEntry, WrappedKeys};
 
 const SHARDS: usize = 16;
 
@@ -156,6 +156,7 @@ impl TokenRow {
             last_used: AtomicI32::new(last_used),
             last_used_saved: AtomicI32::new(last_used),
             ended: CancellationToken::new(),
+            party: AtomicU64::new(0),
             refusals: Mutex::new(Storm::default()),
         })
     }
@@ -165,26 +166,31 @@ impl TokenRow {
 const ROWS_MAX: usize = 10_000_000;
 
 pub(crate) fn tenants(tx: &ReadTx<'_>) -> Result<Vec<TenantRow>, StoreError> {
-    let sql = "SELECT uid, id, status, tier, limits, created_ms, wrapped_root, sealed_keys, audit_key FROM tenants ORDER BY id";
+    let sql = "SELECT uid, id, status, tier, limits, created_ms, wrapped_root, sealed_keys, audit_key, next_root, next_keys FROM tenants ORDER BY id";
     tx.query(sql, params![], ROWS_MAX, |row| {
         let id: String = row.get(1)?;
         let status: String = row.get(2)?;
         let limits: String = row.get(4)?;
         let wrapped: Option<Vec<u8>> = row.get(6)?;
         let sealed: Option<Vec<u8>> = row.get(7)?;
+        let next_root: Option<Vec<u8>> = row.get(9)?;
+        let next_sealed: Option<Vec<u8>> = row.get(10)?;
+        let next = next_root
+            .zip(next_sealed)
+            .map(|(root, sealed)| NextKeys { root, sealed });
         Ok(TenantRow {
             uid: TenantUid::from_bytes(row.get(0)?),
             id: id.parse().map_err(|_| StoreError::Damaged)?,
             account: Account {
                 status: Status::from_name(&status).ok_or(StoreError::Damaged)?,
                 tier: row.get(3)?,
-                overrides: limits_from_text(&limits).ok_or(StoreError::Damaged)?,
+                overrides: overrides_from_text(&limits).ok_or(StoreError::Damaged)?,
                 created: Timestamp::from_unix_ms(row.get(5)?),
                 audit_key: row.get(8)?,
             },
             wrapped: wrapped
                 .zip(sealed)
-                .map(|(root, sealed)| WrappedKeys { root, sealed }),
+                .map(|(root, sealed)| WrappedKeys { root, sealed, next }),
         })
     })
 }
@@ -221,7 +227,7 @@ pub(crate) fn insert_tenant(tx: &mut WriteTx<'_>, row: &TenantRow) -> Result<(),
             row.id.as_str(),
             row.account.status.as_str(),
             row.account.tier,
-            limits_to_text(&row.account.overrides),
+            overrides_to_text(&row.account.overrides),
             row.account.created.unix_ms(),
             root,
             sealed,
@@ -242,7 +248,7 @@ pub(crate) fn update_account(
             uid.as_bytes(),
             account.status.as_str(),
             account.tier,
-            limits_to_text(&account.overrides)
+            overrides_to_text(&account.overrides)
         ],
     )
     .map(|_| ())
@@ -251,11 +257,40 @@ pub(crate) fn update_account(
 /// The first step of a deletion: after this commit, and the truncation of the write-ahead log, nothing opens the tenant's data.
 pub(crate) fn destroy_keys(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE tenants SET status = 'deleting', wrapped_root = NULL, sealed_keys = NULL WHERE uid = ?1",
+        "UPDATE tenants SET status = 'deleting', wrapped_root = NULL, sealed_keys = NULL, next_root = NULL, next_keys = NULL WHERE uid = ?1",
         params![uid.as_bytes()],
     )?;
     tx.execute("DELETE FROM tokens WHERE uid = ?1", params![uid.as_bytes()])
         .map(|_| ())
+}
+
+/// Lays the keys of a rotation beside those in force. Those of a tenant that is being deleted stay destroyed.
+pub(crate) fn lay_next_keys(
+    tx: &mut WriteTx<'_>,
+    uid: TenantUid,
+    next: &NextKeys,
+) -> Result<usize, StoreError> {
+    tx.execute(
+        "UPDATE tenants SET next_root = ?2, next_keys = ?3 WHERE uid = ?1 AND sealed_keys IS NOT NULL",
+        params![uid.as_bytes(), next.root, next.sealed],
+    )
+}
+
+/// Puts the keys of a rotation in force; the old ones are overwritten.
+pub(crate) fn take_next_keys(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<usize, StoreError> {
+    tx.execute(
+        "UPDATE tenants SET wrapped_root = next_root, sealed_keys = next_keys, next_root = NULL, next_keys = NULL
+         WHERE uid = ?1 AND next_keys IS NOT NULL",
+        params![uid.as_bytes()],
+    )
+}
+
+/// Forgets the keys of a rotation that sealed nothing.
+pub(crate) fn drop_next_keys(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<usize, StoreError> {
+    tx.execute(
+        "UPDATE tenants SET next_root = NULL, next_keys = NULL WHERE uid = ?1",
+        params![uid.as_bytes()],
+    )
 }
 
 /// The last step of a deletion.
@@ -330,27 +365,40 @@ pub(crate) fn set_setting(
     .map(|_| ())
 }
 
-/// `name=value` lines: the limits that stand in the registry.
-fn limits_to_text(limits: &Limits) -> String {
-    let line = |quota: Quota| {
-        limits
-            .limit(quota)
-            .map(|value| format!("{}={value}", quota.name()))
+/// One override per line: `[scope ]quota=limit[ until=unix ms]`. A line without a scope is the tenant's: so were they all once.
+fn overrides_to_text(overrides: &[Override]) -> String {
+    let line = |over: &Override| {
+        let scope = match &over.scope {
+            Scope::Tenant => String::new(),
+            scope => format!("{scope} "),
+        };
+        let until = over
+            .until
+            .map_or_else(String::new, |until| format!(" until={}", until.unix_ms()));
+        format!("{scope}{}={}{until}", over.quota.name(), over.limit)
     };
-    Quota::ALL
-        .into_iter()
-        .filter_map(line)
-        .collect::<Vec<_>>()
-        .join("\n")
+    overrides.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn limits_from_text(text: &str) -> Option<Limits> {
-    let mut limits = Limits::default();
-    for line in text.lines() {
-        let (name, value) = line.split_once('=')?;
-        limits.set(Quota::from_name(name)?, Some(value.parse().ok()?));
-    }
-    Some(limits)
+fn overrides_from_text(text: &str) -> Option<Vec<Override>> {
+    let read = |line: &str| {
+        let (rest, until) = match line.split_once(" until=") {
+            Some((rest, until)) => (rest, Some(Timestamp::from_unix_ms(until.parse().ok()?))),
+            None => (line, None),
+        };
+        let (scope, rest) = match rest.split_once(' ') {
+            Some((scope, rest)) => (scope.parse().ok()?, rest),
+            None => (Scope::Tenant, rest),
+        };
+        let (name, limit) = rest.split_once('=')?;
+        Some(Override {
+            scope,
+            quota: Quota::from_name(name)?,
+            limit: limit.parse().ok()?,
+            until,
+        })
+    };
+    text.lines().map(read).collect()
 }
 
 impl crate::open::Kernel {
@@ -368,12 +416,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_round_trip() {
-        let mut limits = Limits::default();
-        limits.set(Quota::CostPerDay, Some(5_000_000_000_000));
-        limits.set(Quota::RequestsPerMinute, Some(0));
-        assert_eq!(limits_from_text(&limits_to_text(&limits)), Some(limits));
-        assert_eq!(limits_from_text(""), Some(Limits::default()));
-        assert_eq!(limits_from_text("nonsense"), None);
+    fn overrides_round_trip() {
+        let over = |scope: &str, quota, limit, until: Option<i64>| Override {
+            scope: scope.parse().unwrap(),
+            quota,
+            limit,
+            until: until.map(Timestamp::from_unix_ms),
+        };
+        let overrides = vec![
+            over("tenant", Quota::CostPerDay, 5_000_000_000_000, None),
+            over(
+                "tenant",
+                Quota::RequestsPerMinute,
+                0,
+                Some(1_800_000_000_000),
+            ),
+            over("token:ci", Quota::TokensPerDay, 7, None),
+            over("person:a=b", Quota::TokensPerDay, 7, Some(-1)),
+            over("each-token", Quota::TokensPerDay, 7, None),
+        ];
+        let text = overrides_to_text(&overrides);
+        assert_eq!(overrides_from_text(&text), Some(overrides));
+        assert_eq!(overrides_from_text(""), Some(Vec::new()));
+        assert_eq!(overrides_from_text("nonsense"), None);
+        // As the first version wrote it.
+        let old = overrides_from_text("tokens_per_day=5\ncost_per_day_usd=7").unwrap();
+        assert_eq!(old[1], over("tenant", Quota::CostPerDay, 7, None));
     }
 }

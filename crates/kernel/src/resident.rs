@@ -13,14 +13,17 @@ use vault::{Secret, TenantKeys};
 
 use crate::journal_record::Row;
 use crate::overlay::Overlay;
-use crate::quota::{Counters, Limits};
+use crate::quota::{LimitsInForce, Meters, Override};
 use crate::settings::Settings;
+use crate::share::Share;
 
 /// Where a tenant stands in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     /// Served.
     Active,
+    /// Reads only: calls and changes by its own credentials get 403 until resumed.
+    Frozen,
     /// Refused with 403 until resumed; its data stays.
     Suspended,
     /// Its keys are gone; its files are being removed.
@@ -33,13 +36,14 @@ impl Status {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Frozen => "frozen",
             Self::Suspended => "suspended",
             Self::Deleting => "deleting",
         }
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::Active, Self::Suspended, Self::Deleting]
+        [Self::Active, Self::Frozen, Self::Suspended, Self::Deleting]
             .into_iter()
             .find(|status| status.as_str() == name)
     }
@@ -52,13 +56,16 @@ pub struct Account {
     pub status: Status,
     /// Name of its tier.
     pub tier: String,
-    /// Limits set for this tenant over its tier's.
-    pub overrides: Limits,
+    /// Limits set for this tenant over its tier's, those that have ended included until the next change.
+    pub overrides: Vec<Override>,
     /// When it was created.
     pub created: Timestamp,
     /// Ed25519 key that its audit checkpoints verify with.
     pub audit_key: [u8; 32],
 }
+
+/// Where in the epoch the part begins that reading capabilities look at.
+pub(crate) const READING_EPOCH: u32 = 32;
 
 /// Everything resident of one tenant.
 pub(crate) struct Resident {
@@ -66,15 +73,17 @@ pub(crate) struct Resident {
     pub(crate) uid: TenantUid,
     pub(crate) account: ArcSwap<Account>,
     pub(crate) settings: ArcSwap<Settings>,
+    pub(crate) limits: ArcSwap<LimitsInForce>,
     /// Wrapped keys as the registry holds them; opened at first use.
     pub(crate) wrapped: Mutex<Option<WrappedKeys>>,
     pub(crate) keys: OnceLock<Arc<TenantKeys>>,
     pub(crate) place: OnceLock<Arc<Place>>,
     /// Set when the database has been opened, recovered records folded and counters rebuilt.
     pub(crate) loaded: OnceCell<()>,
-    /// Counts up when every capability given out so far must end (suspension, deletion).
+    /// Counts up when capabilities given out so far must end: the upper half for all of them (suspension, deletion), the
+    /// lower half for those that act (a freeze).
     pub(crate) epoch: AtomicU64,
-    /// Fires with the epoch: ends open streams.
+    /// Fires with the epoch: ends open calls and streams.
     pub(crate) ended: ArcSwap<CancellationToken>,
     /// Why this tenant is out of service, if it is.
     pub(crate) quarantine: ArcSwapOption<String>,
@@ -88,17 +97,29 @@ pub(crate) struct Resident {
     /// Failed authentications that named this tenant since the last counting entry.
     pub(crate) failed_auth: AtomicU32,
     pub(crate) tag: OnceLock<Arc<str>>,
+    pub(crate) alerts: crate::alerts::Watch,
+    /// What the tenant holds of what the process has for all.
+    pub(crate) share: Arc<Share>,
 }
 
 /// A tenant's keys at rest: the root key under the master, the subkeys under the root key.
 pub(crate) struct WrappedKeys {
     pub(crate) root: Vec<u8>,
     pub(crate) sealed: Vec<u8>,
+    /// Of a rotation that is under way.
+    pub(crate) next: Option<NextKeys>,
+}
+
+/// Keys that are to take the place of a tenant's: a fresh root key, and the subkeys under it.
+#[derive(Clone)]
+pub(crate) struct NextKeys {
+    pub(crate) root: Vec<u8>,
+    pub(crate) sealed: Vec<u8>,
 }
 
 #[derive(Default)]
 pub(crate) struct Books {
-    pub(crate) counters: Counters,
+    pub(crate) counters: Meters,
     pub(crate) pending: VecDeque<Pending>,
     pub(crate) oldest: Option<Timestamp>,
     pub(crate) audit_next: u64,
@@ -136,13 +157,14 @@ impl Resident {
         uid: TenantUid,
         account: Account,
         wrapped: Option<WrappedKeys>,
-        settings: Settings,
+        (settings, limits): (Settings, LimitsInForce),
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             uid,
             account: ArcSwap::from_pointee(account),
             settings: ArcSwap::from_pointee(settings),
+            limits: ArcSwap::from_pointee(limits),
             wrapped: Mutex::new(wrapped),
             keys: OnceLock::new(),
             place: OnceLock::new(),
@@ -157,6 +179,8 @@ impl Resident {
             overlay_checked_ms: AtomicI64::new(0),
             failed_auth: AtomicU32::new(0),
             tag: OnceLock::new(),
+            alerts: crate::alerts::Watch::default(),
+            share: Arc::default(),
         })
     }
 
@@ -172,7 +196,16 @@ impl Resident {
 
     /// Ends every capability given out so far, open streams included.
     pub(crate) fn end_all(&self) {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.end_with(1 << READING_EPOCH);
+    }
+
+    /// Ends every capability given out so far that can do more than read, open streams included.
+    pub(crate) fn end_acting(&self) {
+        self.end_with(1);
+    }
+
+    fn end_with(&self, step: u64) {
+        self.epoch.fetch_add(step, Ordering::SeqCst);
         self.ended.swap(Arc::new(CancellationToken::new())).cancel();
     }
 
@@ -200,6 +233,8 @@ pub(crate) struct TokenEntry {
     pub(crate) last_used_saved: AtomicI32,
     /// Fires on revocation: ends the streams of this token alone.
     pub(crate) ended: CancellationToken,
+    /// Where its counters are, from its first call on; 0 before.
+    pub(crate) party: AtomicU64,
     pub(crate) refusals: Mutex<Storm>,
 }
 

@@ -5,7 +5,8 @@ use store::Schema;
 /// The deployment's own database.
 pub(crate) static REGISTRY: Schema = Schema {
     name: "registry",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE tenants (
             uid BLOB PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
@@ -29,7 +30,28 @@ pub(crate) static REGISTRY: Schema = Schema {
         ) STRICT;
         CREATE INDEX tokens_by_tenant ON tokens(uid, name);
         CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-    "],
+    ",
+        "
+        -- The keys of a rotation that is under way.
+        ALTER TABLE tenants ADD COLUMN next_root BLOB;
+        ALTER TABLE tenants ADD COLUMN next_keys BLOB;
+        -- Tenants whose outbox holds something: they are opened at start.
+        CREATE TABLE outbox_waits (
+            uid BLOB PRIMARY KEY REFERENCES tenants(uid) ON DELETE CASCADE
+        ) STRICT;
+        -- The operator's own alerts.
+        CREATE TABLE outbox (
+            id TEXT PRIMARY KEY,
+            mark TEXT NOT NULL UNIQUE,
+            body TEXT NOT NULL,
+            created_ms INTEGER NOT NULL,
+            attempts INTEGER NOT NULL,
+            next_ms INTEGER,
+            ended TEXT
+        ) STRICT;
+        CREATE INDEX outbox_due ON outbox(next_ms) WHERE next_ms IS NOT NULL;
+    ",
+    ],
 };
 
 /// One tenant's database.
@@ -83,5 +105,131 @@ pub(crate) static TENANT: Schema = Schema {
             sealed BLOB NOT NULL,
             created_ms INTEGER NOT NULL
         ) STRICT;
+    ", "
+        -- What is to be delivered to the tenant. `mark` says for what: nothing is said twice. `next_ms` is empty once it has
+        -- ended, delivered or given up.
+        CREATE TABLE outbox (
+            id TEXT PRIMARY KEY,
+            mark TEXT NOT NULL UNIQUE,
+            body TEXT NOT NULL,
+            created_ms INTEGER NOT NULL,
+            attempts INTEGER NOT NULL,
+            next_ms INTEGER,
+            ended TEXT
+        ) STRICT;
+        CREATE INDEX outbox_due ON outbox(next_ms) WHERE next_ms IS NOT NULL;
+    ", "
+        -- What persons and tokens used by day. Of rows from before: the requests, and the tokens that providers counted.
+        ALTER TABLE ledger ADD COLUMN charged_tokens INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE ledger ADD COLUMN requests INTEGER NOT NULL DEFAULT 0;
+        UPDATE ledger SET requests = (attempt = 1), charged_tokens =
+            MIN(COALESCE(input, 0), 1000000000) + MIN(COALESCE(cache_read, 0), 1000000000)
+            + MIN(COALESCE(cache_write, 0), 1000000000) + MIN(COALESCE(cache_write_1h, 0), 1000000000)
+            + MIN(COALESCE(audio_in, 0), 1000000000) + MIN(COALESCE(image_in, 0), 1000000000)
+            + MIN(COALESCE(output, 0), 1000000000) + MIN(COALESCE(reasoning, 0), 1000000000)
+            + MIN(COALESCE(audio_out, 0), 1000000000);
+        CREATE TABLE party_rollup (
+            day INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            name TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            charged_tokens INTEGER NOT NULL,
+            charged_pico INTEGER NOT NULL,
+            PRIMARY KEY (day, kind, name)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO party_rollup (day, kind, name, requests, charged_tokens, charged_pico)
+            SELECT started_ms / 86400000, 'token', token, SUM(requests), SUM(charged_tokens),
+                CAST(MIN(TOTAL(charged_pico), 9.2e18) AS INTEGER)
+            FROM ledger GROUP BY 1, 3;
+        INSERT INTO party_rollup (day, kind, name, requests, charged_tokens, charged_pico)
+            SELECT started_ms / 86400000, 'person', person, SUM(requests), SUM(charged_tokens),
+                CAST(MIN(TOTAL(charged_pico), 9.2e18) AS INTEGER)
+            FROM ledger WHERE person IS NOT NULL GROUP BY 1, 3;
     "],
 };
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use base::TenantUid;
+    use cap_std::ambient_authority;
+    use cap_std::fs::Dir;
+    use store::sql::params;
+    use store::{Engine, EngineConfig, Place};
+    use vault::Key;
+
+    use super::*;
+
+    /// The tables as the first version made them.
+    static FIRST: Schema = Schema {
+        name: TENANT.name,
+        migrations: &[TENANT.migrations[0]],
+    };
+
+    const ROW: &str = "INSERT INTO ledger (sent_seq, request_id, attempt, person, token, model, provider, provider_model,
+        input, cache_read, output, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms)
+        VALUES (?1, 'r', ?2, ?3, ?4, 'm', 'p', 'pm', ?5, 1, 2, 100, ?6, 'v', 'provider', 'finished', ?7, ?7)";
+
+    #[tokio::test]
+    async fn what_was_used_before_parties_were_counted_counts_for_them() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = Engine::start(EngineConfig {
+            writers: 1,
+            readers: 1,
+            open_max: 2,
+        })
+        .unwrap();
+        let key = Arc::new(Key::from_bytes([7; 32]));
+        let place = |schema: &'static Schema| {
+            let dir = Dir::open_ambient_dir(home.path(), ambient_authority()).unwrap();
+            let handle = crate::root::syncable(&dir, home.path()).unwrap();
+            let uid = TenantUid::from_bytes([1; 16]);
+            let path = home.path().to_owned();
+            Arc::new(Place::new(
+                handle,
+                path,
+                "tenant.db",
+                Arc::clone(&key),
+                uid,
+                schema,
+            ))
+        };
+        let first = place(&FIRST);
+        let day = 86_400_000_i64;
+        engine
+            .write(&first, move |tx| {
+                for (seq, attempt, person, token, input, pico, at) in [
+                    (1, 1, None, "ci", Some(10), 5, 20_000 * day),
+                    (2, 2, None, "ci", Some(20), i64::MAX, 20_000 * day + 1),
+                    (3, 1, Some("ann"), "web", None, 7, 20_001 * day),
+                ] {
+                    tx.execute(ROW, params![seq, attempt, person, token, input, pico, at])?;
+                }
+                Ok(())
+            })
+            .await
+            .unwrap();
+        engine.close(&first).await.unwrap();
+        let now = place(&TENANT);
+        engine.write(&now, |_tx| Ok(())).await.unwrap();
+        let sql = "SELECT day, kind, name, requests, charged_tokens, charged_pico FROM party_rollup ORDER BY 1, 2, 3";
+        let rows = engine.read(&now, move |tx| {
+            tx.query(sql, params![], 10, |row| {
+                let (kind, name): (String, String) = (row.get(1)?, row.get(2)?);
+                let (day, requests): (i32, i64) = (row.get(0)?, row.get(3)?);
+                let (tokens, pico): (i64, i64) = (row.get(4)?, row.get(5)?);
+                Ok((day, format!("{kind}:{name}"), requests, tokens, pico))
+            })
+        });
+        let saturated = 9_200_000_000_000_000_000;
+        assert_eq!(
+            rows.await.unwrap(),
+            [
+                (20_000, "token:ci".to_owned(), 1, 36, saturated),
+                (20_001, "person:ann".to_owned(), 1, 3, 7),
+                (20_001, "token:web".to_owned(), 1, 3, 7),
+            ]
+        );
+    }
+}

@@ -14,6 +14,8 @@ use crate::resident::Resident;
 use crate::sweep::Operator;
 use crate::tenant::Tenant;
 
+mod rotate;
+
 /// Secrets that one tenant may keep.
 const SECRETS_MAX: usize = 1_000;
 
@@ -63,8 +65,9 @@ impl Kernel {
                 "a tenant may keep {SECRETS_MAX} secrets; delete one first"
             )));
         }
+        self.end_open_rotation(resident).await?;
         let keys = self.keys(resident)?;
-        let sealed = keys.secrets.seal(&aad(resident, name), value.expose());
+        let sealed = keys.secrets().seal(&aad(resident, name), value.expose());
         let now = self.now().unix_ms();
         self.record_change(
             operator,

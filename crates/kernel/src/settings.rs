@@ -1,13 +1,14 @@
 //! What holds for one tenant: its tier, the operator's overrides, its own overlay, merged once per change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base::Markup;
 use vault::Sha256;
 
+use crate::alerts::{AlertSettings, DEFAULT_THRESHOLDS};
 use crate::overlay::Overlay;
-use crate::quota::Limits;
+use crate::quota::{Limits, ScopedLimits};
 
 /// Defaults and limits that an operator sells under one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +21,16 @@ pub struct Tier {
     pub max_tokens: Option<u64>,
     /// Sampling temperature of calls that give none: decimal text.
     pub temperature: Option<String>,
-    /// Limits of each tenant of the tier.
-    pub limits: Limits,
+    /// Limits of each tenant of the tier, and of each of its persons and tokens.
+    pub limits: ScopedLimits,
     /// Factor on list prices.
     pub markup: Markup,
+    /// Percents of a limit at which tenants of the tier are told; `None`: [`DEFAULT_THRESHOLDS`].
+    pub alert_thresholds: Option<Arc<[u8]>>,
+    /// Share of a provider's slots among tenants that wait for one, at least 1.
+    pub weight: u32,
+    /// Slots of each provider that are kept for each tenant of the tier.
+    pub guaranteed_slots: u32,
 }
 
 impl Default for Tier {
@@ -33,8 +40,11 @@ impl Default for Tier {
             model: None,
             max_tokens: None,
             temperature: None,
-            limits: Limits::default(),
+            limits: ScopedLimits::default(),
             markup: Markup::NONE,
+            alert_thresholds: None,
+            weight: 1,
+            guaranteed_slots: 1,
         }
     }
 }
@@ -46,6 +56,8 @@ pub struct Tiers {
     pub tiers: BTreeMap<String, Tier>,
     /// Task name to model name.
     pub tasks: BTreeMap<String, String>,
+    /// Hosts, each with or without its port, that tenants' webhooks may reach though their addresses are private.
+    pub webhook_hosts: BTreeSet<String>,
     /// SHA-256 of the admin configuration, in hex: part of each audit entry.
     pub config_hash: String,
 }
@@ -67,10 +79,16 @@ pub struct Settings {
     pub system_prompt: Option<String>,
     /// Task name to model name.
     pub tasks: BTreeMap<String, String>,
-    /// Limits in force.
+    /// Limits of the tenant as a whole in force.
     pub limits: Limits,
     /// Factor on list prices.
     pub markup: Markup,
+    /// Share of a provider's slots among tenants that wait for one, at least 1.
+    pub weight: u32,
+    /// Slots of each provider that are kept for the tenant.
+    pub guaranteed_slots: u32,
+    /// What the tenant is told of its budgets, and where.
+    pub alerts: AlertSettings,
     /// Hash of everything above and of the admin configuration.
     pub config_hash: Arc<str>,
     /// Hash of the rules by which calls are allowed: roles and visible models.
@@ -78,10 +96,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Merges tier, the operator's limit overrides and the tenant's overlay. An overlay narrows: it cannot show a model that
+    /// Merges tier, the limits in force (the tier's under the operator's overrides) and the tenant's overlay. An overlay narrows: it cannot show a model that
     /// the tier hides, nor raise the tier's output cap.
     #[must_use]
-    pub fn merge(tier: &Tier, tiers: &Tiers, overrides: &Limits, overlay: &Overlay) -> Self {
+    pub fn merge(tier: &Tier, tiers: &Tiers, limits: &Limits, overlay: &Overlay) -> Self {
         let cap = tier.max_tokens;
         let visible = match (&tier.models, &overlay.models) {
             (None, None) => None,
@@ -109,8 +127,18 @@ impl Settings {
                 .or_else(|| tier.temperature.clone()),
             system_prompt: overlay.system_prompt.clone(),
             tasks,
-            limits: tier.limits.overridden_by(overrides),
+            limits: *limits,
             markup: tier.markup,
+            weight: tier.weight.max(1),
+            guaranteed_slots: tier.guaranteed_slots,
+            alerts: AlertSettings {
+                thresholds: overlay
+                    .thresholds
+                    .clone()
+                    .or_else(|| tier.alert_thresholds.clone())
+                    .unwrap_or_else(|| DEFAULT_THRESHOLDS.into()),
+                receiver: overlay.receiver.clone(),
+            },
             config_hash: Arc::from(""),
             policy_version: Arc::from(""),
         };

@@ -12,13 +12,15 @@ use vault::Secret;
 
 use crate::error::KernelError;
 use crate::open::Kernel;
-use crate::resident::{Account, Resident, TokenEntry};
+use crate::resident::{Account, READING_EPOCH, Resident, TokenEntry};
 use crate::settings::Settings;
+use crate::share::Share;
 
 /// Authority over one tenant's state. Holding it is the permission; there is no other way in.
 ///
 /// A `Tenant` is bound to the credential (or the operator's sweep) that it was minted for and to the tenant's epoch: after a
-/// suspension, deletion, rotation or revocation every use of it fails with [`KernelError::Revoked`].
+/// suspension, deletion, rotation or revocation every use of it fails with [`KernelError::Revoked`]. A freeze ends those that
+/// may do more than read.
 #[derive(Clone)]
 pub struct Tenant {
     kernel: Kernel,
@@ -30,8 +32,17 @@ pub struct Tenant {
 /// On whose behalf a capability was minted.
 #[derive(Clone)]
 enum Via {
-    Token(Arc<TokenEntry>),
+    Token(Arc<TokenEntry>, Purpose),
     Operator,
+}
+
+/// What an admitted caller is there for: a frozen tenant's callers may still read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Calls and changes.
+    Act,
+    /// Reading only; such a capability cannot write, whatever the status.
+    Read,
 }
 
 impl Tenant {
@@ -110,6 +121,11 @@ impl Tenant {
         job: impl FnOnce(&mut WriteTx<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, KernelError> {
         self.live()?;
+        if matches!(self.via, Via::Token(_, Purpose::Read)) {
+            return Err(KernelError::Refused(
+                "this authority is for reading only".to_owned(),
+            ));
+        }
         self.kernel.load(&self.resident).await?;
         let place = self.kernel.place(&self.resident)?;
         let result = self.kernel.engine().write(&place, job).await;
@@ -145,6 +161,12 @@ impl Tenant {
         Ok(Arc::clone(self.resident.tag.get_or_init(|| tag)))
     }
 
+    /// What the tenant holds of what the process has for all.
+    #[must_use]
+    pub fn share(&self) -> &Arc<Share> {
+        &self.resident.share
+    }
+
     /// Whether the authority still holds.
     ///
     /// # Errors
@@ -153,11 +175,15 @@ impl Tenant {
         if let Some(why) = self.resident.quarantine.load_full() {
             return Err(KernelError::Quarantined(why.as_str().to_owned()));
         }
-        let token_holds = match &self.via {
-            Via::Token(token) => token.valid_at(self.kernel.now()),
-            Via::Operator => true,
+        let moved = self.epoch ^ self.resident.epoch.load(Ordering::SeqCst);
+        let holds = match &self.via {
+            Via::Token(token, Purpose::Act) => moved == 0 && token.valid_at(self.kernel.now()),
+            Via::Token(token, Purpose::Read) => {
+                moved >> READING_EPOCH == 0 && token.valid_at(self.kernel.now())
+            }
+            Via::Operator => moved >> READING_EPOCH == 0,
         };
-        if token_holds && self.epoch == self.resident.epoch.load(Ordering::SeqCst) {
+        if holds {
             Ok(())
         } else {
             Err(KernelError::Revoked)
@@ -172,6 +198,14 @@ impl Tenant {
 
     pub(crate) fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    /// The credential that it was minted for; `None` for the operator's.
+    pub(crate) fn token(&self) -> Option<&TokenEntry> {
+        match &self.via {
+            Via::Token(token, _) => Some(token),
+            Via::Operator => None,
+        }
     }
 
     pub(crate) fn resident(&self) -> &Arc<Resident> {

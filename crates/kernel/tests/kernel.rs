@@ -373,7 +373,7 @@ async fn a_call_counts_once_and_to_its_end_whatever_its_attempts_do() {
     limits.set(Quota::RequestsPerDay, Some(2));
     let (_, token) = home.tenant_with("acme", limits).await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
-    let (slot, reserved) = admission.tenant().enter(demand("0.1")).unwrap();
+    let (slot, reserved, _) = admission.tenant().enter(demand("0.1")).unwrap();
     drop(reserved);
     assert!(
         admission.tenant().enter(demand("0.1")).is_err(),

@@ -29,7 +29,7 @@ pub enum Answer {
     Status(StatusView),
     /// Of `tenants.create`.
     TenantCreated(TenantCreated),
-    /// Of `tenants.show`, `suspend` and `resume`.
+    /// Of `tenants.show`, `suspend`, `freeze` and `resume`.
     Tenant(Box<TenantView>),
     /// Of `tenants.token.issue`.
     Issued(IssuedToken),
@@ -235,4 +235,6 @@ pub struct RouteView {
     pub access: String,
     /// Kinds of objects its parameters name.
     pub objects: Vec<String>,
+    /// The listener that serves it: `public` or `admin`.
+    pub listener: String,
 }

@@ -1,10 +1,10 @@
 //! What an operator may ask.
 
-use base::{Money, Role, TenantId, TokenName, UtcDay};
+use base::{Limits, Role, Scope, TenantId, TokenName, UtcDay};
 use serde::{Deserialize, Serialize};
 
-use crate::names::{Change, SecretName, Until};
-use crate::tenant::Limits;
+use crate::limits::{self, Changes};
+use crate::names::{SecretName, Until};
 use crate::{Credential, text};
 
 /// One request of the control protocol. In JSON: `{"command": "tenants.show", "id": "acme"}`; unknown fields are refused.
@@ -36,7 +36,14 @@ pub enum Command {
         #[serde(with = "text")]
         id: TenantId,
     },
-    /// Lets a suspended tenant work again. `Answer::Tenant`.
+    /// Ends every call and stream of the tenant and leaves it reading, until it is resumed. `Answer::Tenant`.
+    #[serde(rename = "tenants.freeze")]
+    TenantsFreeze {
+        /// The tenant.
+        #[serde(with = "text")]
+        id: TenantId,
+    },
+    /// Lets a suspended or frozen tenant work again. `Answer::Tenant`.
     #[serde(rename = "tenants.resume")]
     TenantsResume {
         /// The tenant.
@@ -230,72 +237,42 @@ pub struct NewTenant {
     #[serde(default)]
     pub tier: Option<String>,
     /// Limits of its own, over those of the tier.
-    #[serde(default)]
+    #[serde(default, with = "limits")]
     pub limits: Limits,
 }
 
-/// Changes to what a tenant may use. An absent field stays, `null` goes back to the tier's.
+/// Changes to what a tenant, or one of its persons and tokens, may use. An absent quota stays, `null` goes back to what holds
+/// without one of this scope.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub struct LimitsChange {
     /// Moves the tenant to another tier.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Calls in any second.
-    #[serde(skip_serializing_if = "Change::is_keep")]
-    pub requests_per_second: Change<u64>,
-    /// Calls in any minute.
-    #[serde(skip_serializing_if = "Change::is_keep")]
-    pub requests_per_minute: Change<u64>,
-    /// Calls per UTC day.
-    #[serde(skip_serializing_if = "Change::is_keep")]
-    pub requests_per_day: Change<u64>,
-    /// Tokens, input and output, in any minute.
-    #[serde(skip_serializing_if = "Change::is_keep")]
-    pub tokens_per_minute: Change<u64>,
-    /// Tokens, input and output, per UTC day.
-    #[serde(skip_serializing_if = "Change::is_keep")]
-    pub tokens_per_day: Change<u64>,
-    /// USD per UTC day.
-    #[serde(with = "text::change", skip_serializing_if = "Change::is_keep")]
-    pub cost_per_day_usd: Change<Money>,
-    /// USD per UTC month.
-    #[serde(with = "text::change", skip_serializing_if = "Change::is_keep")]
-    pub cost_per_month_usd: Change<Money>,
-    /// Calls at the same time.
-    #[serde(skip_serializing_if = "Change::is_keep")]
-    pub concurrent_requests: Change<u64>,
+    /// Whose limits change: the tenant's without it.
+    #[serde(default, with = "text", skip_serializing_if = "is_tenant")]
+    pub scope: Scope,
+    /// When the limits that are set end by themselves; those without an end then hold again.
+    #[serde(
+        default,
+        with = "text::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub until: Option<Until>,
+    /// What happens to each quota.
+    #[serde(flatten)]
+    pub limits: Changes,
 }
 
 impl LimitsChange {
     /// Whether nothing would change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.tier.is_none() && self.limits.list().is_empty()
     }
+}
 
-    /// The tenant's own limits after the change.
-    #[must_use]
-    pub fn applied_to(&self, before: &Limits) -> Limits {
-        Limits {
-            requests_per_second: self
-                .requests_per_second
-                .applied_to(before.requests_per_second),
-            requests_per_minute: self
-                .requests_per_minute
-                .applied_to(before.requests_per_minute),
-            requests_per_day: self.requests_per_day.applied_to(before.requests_per_day),
-            tokens_per_minute: self.tokens_per_minute.applied_to(before.tokens_per_minute),
-            tokens_per_day: self.tokens_per_day.applied_to(before.tokens_per_day),
-            cost_per_day_usd: self.cost_per_day_usd.applied_to(before.cost_per_day_usd),
-            cost_per_month_usd: self
-                .cost_per_month_usd
-                .applied_to(before.cost_per_month_usd),
-            concurrent_requests: self
-                .concurrent_requests
-                .applied_to(before.concurrent_requests),
-        }
-    }
+fn is_tenant(scope: &Scope) -> bool {
+    *scope == Scope::Tenant
 }
 
 impl Command {
@@ -308,6 +285,7 @@ impl Command {
             Self::TenantsList => "tenants.list",
             Self::TenantsShow { .. } => "tenants.show",
             Self::TenantsSuspend { .. } => "tenants.suspend",
+            Self::TenantsFreeze { .. } => "tenants.freeze",
             Self::TenantsResume { .. } => "tenants.resume",
             Self::TenantsDelete { .. } => "tenants.delete",
             Self::TokenRotate { .. } => "tenants.token.rotate",
@@ -338,6 +316,7 @@ impl Command {
             Self::TenantsCreate(new) => Some(&new.id),
             Self::TenantsShow { id }
             | Self::TenantsSuspend { id }
+            | Self::TenantsFreeze { id }
             | Self::TenantsResume { id }
             | Self::TenantsDelete { id, .. }
             | Self::TokenRotate { id, .. }

@@ -11,6 +11,7 @@ pub mod credential;
 pub mod fault;
 pub mod frame;
 pub mod ledger;
+pub mod limits;
 pub mod names;
 pub mod report;
 pub mod tenant;
@@ -25,8 +26,10 @@ pub use credential::Credential;
 pub use fault::{Fault, FaultCode};
 pub use frame::{Closed, Frame, Rows};
 pub use ledger::{LedgerRow, UsageRow};
+pub use limits::Changes;
 pub use names::{Change, SecretName, Until};
 pub use tenant::{
-    DatabaseState, DatabaseView, IssuedToken, Limits, QuotaLine, QuotaView, RotatedTokens, Status,
-    TenantCreated, TenantLine, TenantView, TokenState, TokenView,
+    DatabaseState, DatabaseView, IssuedToken, OverrideView, PartyQuotas, QuotaLine, QuotaView,
+    RotatedTokens, Status, StorageView, TenantCreated, TenantLine, TenantView, TokenState,
+    TokenView,
 };

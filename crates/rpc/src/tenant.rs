@@ -1,33 +1,9 @@
 //! Tenants, tokens and limits as the protocol shows them.
 
-use base::{Markup, Money, Role, TenantId, TenantUid, Timestamp, TokenName};
+use base::{Limits, Markup, Role, Scope, TenantId, TenantUid, Timestamp, TokenName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Credential, text};
-
-/// Limits of a tenant's own; `None` is what the tier says.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Calls in any second.
-    pub requests_per_second: Option<u64>,
-    /// Calls in any minute.
-    pub requests_per_minute: Option<u64>,
-    /// Calls per UTC day.
-    pub requests_per_day: Option<u64>,
-    /// Tokens, input and output, in any minute.
-    pub tokens_per_minute: Option<u64>,
-    /// Tokens, input and output, per UTC day.
-    pub tokens_per_day: Option<u64>,
-    /// USD per UTC day.
-    #[serde(with = "text::option")]
-    pub cost_per_day_usd: Option<Money>,
-    /// USD per UTC month.
-    #[serde(with = "text::option")]
-    pub cost_per_month_usd: Option<Money>,
-    /// Calls at the same time.
-    pub concurrent_requests: Option<u64>,
-}
+use crate::{Credential, limits, text};
 
 /// Where a tenant stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +11,8 @@ pub struct Limits {
 pub enum Status {
     /// Works.
     Active,
+    /// Its credentials read, and get 403 for everything else, until the operator resumes it.
+    Frozen,
     /// Every credential gets 403 until the operator resumes it.
     Suspended,
     /// Its keys are gone, its files are being removed.
@@ -47,6 +25,7 @@ impl Status {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Frozen => "frozen",
             Self::Suspended => "suspended",
             Self::Deleting => "deleting",
         }
@@ -89,7 +68,8 @@ pub struct TenantView {
     /// The tier's factor on list prices; `None` is list price.
     #[serde(with = "text::option")]
     pub markup: Option<Markup>,
-    /// Limits of its own, over those of the tier.
+    /// Limits of its own without an end, over those of the tier.
+    #[serde(with = "limits")]
     pub limits: Limits,
     /// Its tokens, without their secrets.
     pub tokens: Vec<TokenView>,
@@ -250,22 +230,74 @@ pub struct QuotaView {
     /// The tier's factor on list prices; `None` is list price.
     #[serde(with = "text::option")]
     pub markup: Option<Markup>,
-    /// One line per limit.
+    /// One line per quota of the tenant as a whole.
+    pub quotas: Vec<QuotaLine>,
+    /// The persons that called in this month, by name.
+    pub persons: Vec<PartyQuotas>,
+    /// The tokens that called in this month, by name.
+    pub tokens: Vec<PartyQuotas>,
+    /// What the operator set over the tier's limits.
+    pub overrides: Vec<OverrideView>,
+    /// What the storage is made of; `None` when it cannot be read.
+    pub storage: Option<StorageView>,
+}
+
+/// The quotas of one person or token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartyQuotas {
+    /// Its name.
+    pub name: String,
+    /// One line per quota.
     pub quotas: Vec<QuotaLine>,
 }
 
-/// One limit.
+/// One quota: its limit and where it stands in the current window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotaLine {
     /// Its name: `tokens_per_day`.
     pub name: String,
     /// The limit in plain digits; `None` is unlimited.
     pub limit: Option<String>,
-    /// `tenant`, `tier` or `none`: who set it.
+    /// Who set it: `temporary` or `tenant` by an override of the operator, `tier`, or `none`.
     pub source: String,
-    /// What is used of it in the current window, in plain digits, holds included.
+    /// What is used for good, in plain digits.
     pub used: String,
-    /// When a fixed window ends; a sliding one has no such moment.
+    /// What is set aside for calls under way.
+    pub held: String,
+    /// What may still be used; `None` is unlimited.
+    pub left: Option<String>,
+    /// When the window begins anew, or all of a sliding one is free; `None` for open calls and stored bytes.
     #[serde(with = "text::option")]
     pub resets_at: Option<Timestamp>,
+    /// When the limit itself ends; `None`: it does not end by itself.
+    #[serde(default, with = "text::option")]
+    pub until: Option<Timestamp>,
+}
+
+/// A limit that the operator set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideView {
+    /// For whom: `tenant`, `each-token`, `token:ci`.
+    #[serde(with = "text")]
+    pub scope: Scope,
+    /// The quota.
+    pub name: String,
+    /// The limit in plain digits.
+    pub limit: String,
+    /// When it ends.
+    #[serde(with = "text::option")]
+    pub until: Option<Timestamp>,
+}
+
+/// Bytes of a tenant on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageView {
+    /// Its database.
+    pub database_bytes: u64,
+    /// Files that are none of the others.
+    pub files_bytes: u64,
+    /// Its cache.
+    pub cache_bytes: u64,
+    /// Logs and exported audit records.
+    pub logs_bytes: u64,
 }

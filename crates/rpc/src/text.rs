@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use base::{Markup, Money, Role, TenantId, TenantUid, Timestamp, TokenName, UsageSource, UtcDay};
+use base::{
+    Markup, Money, Role, Scope, TenantId, TenantUid, Timestamp, TokenName, UsageSource, UtcDay,
+};
 use serde::de::Visitor;
 use serde::{Deserializer, Serializer};
 
@@ -137,7 +139,7 @@ macro_rules! text_by_display {
     )+};
 }
 
-text_by_display!(TenantId, TokenName, Role, SecretName, Until);
+text_by_display!(TenantId, TokenName, Role, Scope, SecretName, Until);
 
 impl Text for Money {
     fn write(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

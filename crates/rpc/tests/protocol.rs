@@ -1,14 +1,16 @@
 //! The protocol's JSON: every command and answer survives the way over the wire, hostile input is refused with a sentence.
 
+use base::Quota;
 use rpc::{Answer, Change, Command, Fault, FaultCode, Frame, LimitsChange, Row};
 
 /// One line per command, as `control.sock` carries it.
 const COMMANDS: &[&str] = &[
     r#"{"command":"status"}"#,
-    r#"{"command":"tenants.create","id":"acme","tier":"pro","limits":{"requests_per_second":null,"requests_per_minute":null,"requests_per_day":null,"tokens_per_minute":null,"tokens_per_day":5,"cost_per_day_usd":"0.5","cost_per_month_usd":null,"concurrent_requests":null}}"#,
+    r#"{"command":"tenants.create","id":"acme","tier":"pro","limits":{"requests_per_second":null,"requests_per_minute":null,"requests_per_day":null,"tokens_per_minute":null,"tokens_per_day":5,"cost_per_day_usd":"0.5","cost_per_month_usd":null,"concurrent_requests":null,"storage_bytes":null}}"#,
     r#"{"command":"tenants.list"}"#,
     r#"{"command":"tenants.show","id":"acme"}"#,
     r#"{"command":"tenants.suspend","id":"acme"}"#,
+    r#"{"command":"tenants.freeze","id":"acme"}"#,
     r#"{"command":"tenants.resume","id":"acme"}"#,
     r#"{"command":"tenants.delete","id":"acme","confirm":"acme"}"#,
     r#"{"command":"tenants.token.rotate","id":"acme","name":"ci","all":false,"grace":"600000ms"}"#,
@@ -17,6 +19,7 @@ const COMMANDS: &[&str] = &[
     r#"{"command":"tenants.token.revoke","id":"acme","name":"ci"}"#,
     r#"{"command":"tenants.quota.show","id":"acme"}"#,
     r#"{"command":"tenants.quota.set","id":"acme","change":{"tokens_per_minute":null,"tokens_per_day":7,"cost_per_day_usd":"5"}}"#,
+    r#"{"command":"tenants.quota.set","id":"acme","change":{"tier":"pro","scope":"token:ci","until":"2027-01-01T00:00:00.000Z","tokens_per_day":7}}"#,
     r#"{"command":"secrets.set","tenant":"acme","name":"openai","value":"sk-x"}"#,
     r#"{"command":"secrets.list","tenant":"acme"}"#,
     r#"{"command":"secrets.delete","tenant":"acme","name":"openai"}"#,
@@ -40,7 +43,7 @@ fn every_command_survives_the_wire() {
         let line = command.to_line().unwrap();
         assert_eq!(std::str::from_utf8(&line).unwrap(), format!("{text}\n"));
     }
-    assert_eq!(COMMANDS.len(), 25, "a new command needs its line here");
+    assert_eq!(COMMANDS.len(), 27, "a new command needs its line here");
 }
 
 #[test]
@@ -78,6 +81,18 @@ fn hostile_commands_are_refused_as_usage() {
             "amount",
         ),
         (
+            r#"{"command":"tenants.quota.set","id":"acme","change":{"tokens_per_week":1}}"#,
+            "tokens_per_week",
+        ),
+        (
+            r#"{"command":"tenants.quota.set","id":"acme","change":{"tokens_per_day":1,"tokens_per_day":2}}"#,
+            "duplicate",
+        ),
+        (
+            r#"{"command":"tenants.quota.set","id":"acme","change":{"scope":"everybody"}}"#,
+            "not a scope",
+        ),
+        (
             r#"{"command":"tenants.token.issue","id":"acme","name":"x","role":"root"}"#,
             "role",
         ),
@@ -110,9 +125,9 @@ fn hostile_commands_are_refused_as_usage() {
 fn a_change_has_three_states() {
     let change: LimitsChange =
         serde_json::from_str(r#"{"tokens_per_day":0,"requests_per_minute":null}"#).unwrap();
-    assert_eq!(change.tokens_per_day, Change::Set(0));
-    assert_eq!(change.requests_per_minute, Change::Clear);
-    assert_eq!(change.cost_per_day_usd, Change::Keep);
+    assert_eq!(change.limits.of(Quota::TokensPerDay), Change::Set(0));
+    assert_eq!(change.limits.of(Quota::RequestsPerMinute), Change::Clear);
+    assert_eq!(change.limits.of(Quota::CostPerDay), Change::Keep);
     assert_eq!(
         serde_json::to_string(&change).unwrap(),
         r#"{"requests_per_minute":null,"tokens_per_day":0}"#

@@ -1,5 +1,6 @@
 //! The admin API: the operator key, then the same commands as on the control socket. Answers are those of `--json`.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use base::limits::{BODY_TIME_MAX, RATECARD_BYTES_MAX};
@@ -12,7 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use kernel::Operator;
 use llm::{Dialect, ErrorFacts, error_body};
-use rpc::{Command, Fault, FaultCode, NewTenant, Row, Until, text};
+use rpc::{Command, Fault, FaultCode, LimitsChange, NewTenant, Row, Until, text};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -144,19 +145,8 @@ async fn command(
     params: &PathParams<'_>,
     body: Incoming,
 ) -> Result<Command, No> {
-    // An id outside the grammar is the id of no tenant.
-    let tenant = || {
-        params
-            .at(0)
-            .parse::<TenantId>()
-            .map_err(|_| No::from(Refusal::NotFound))
-    };
-    let token = || {
-        params
-            .at(1)
-            .parse::<TokenName>()
-            .map_err(|_| No::from(Refusal::NotFound))
-    };
+    let tenant = || named::<TenantId>(params, 0);
+    let token = || named::<TokenName>(params, 1);
     Ok(match action {
         AdminAction::TenantsList => Command::TenantsList,
         AdminAction::TenantsCreate => Command::TenantsCreate(read::<NewTenant>(body).await?),
@@ -171,7 +161,13 @@ async fn command(
             }
         }
         AdminAction::TenantSuspend => Command::TenantsSuspend { id: tenant()? },
+        AdminAction::TenantFreeze => Command::TenantsFreeze { id: tenant()? },
         AdminAction::TenantResume => Command::TenantsResume { id: tenant()? },
+        AdminAction::QuotaShow => Command::QuotaShow { id: tenant()? },
+        AdminAction::QuotaSet => Command::QuotaSet {
+            id: tenant()?,
+            change: read::<LimitsChange>(body).await?,
+        },
         AdminAction::TokenList => Command::TokenList { id: tenant()? },
         AdminAction::TokenIssue => {
             let id = tenant()?;
@@ -212,6 +208,12 @@ async fn command(
         }
         AdminAction::Usage | AdminAction::Providers => return Err(Refusal::NotFound.into()),
     })
+}
+
+/// A name outside the grammar is the name of nothing.
+fn named<T: FromStr>(params: &PathParams<'_>, place: usize) -> Result<T, No> {
+    let name = params.at(place).parse();
+    name.map_err(|_| Refusal::NotFound.into())
 }
 
 fn usage(app: &Arc<App>, operator: Operator, query: &Query<'_>) -> Result<Answer, No> {

@@ -274,6 +274,7 @@ pub(crate) fn tiers(config: &Config) -> Tiers {
     Tiers {
         tiers,
         tasks,
+        webhook_hosts: config.alerts.tenant_hosts.clone(),
         config_hash,
     }
 }
@@ -284,17 +285,11 @@ fn kernel_tier(tier: &config::Tier) -> Tier {
         model: tier.model.clone(),
         max_tokens: tier.max_tokens,
         temperature: tier.temperature.clone(),
-        limits: crate::operate::inward(&rpc::Limits {
-            requests_per_second: tier.requests_per_second,
-            requests_per_minute: tier.requests_per_minute,
-            requests_per_day: tier.requests_per_day,
-            tokens_per_minute: tier.tokens_per_minute,
-            tokens_per_day: tier.tokens_per_day,
-            cost_per_day_usd: tier.cost_per_day_usd,
-            cost_per_month_usd: tier.cost_per_month_usd,
-            concurrent_requests: tier.concurrent_requests,
-        }),
+        limits: tier.limits,
         markup: tier.markup,
+        weight: tier.weight,
+        guaranteed_slots: tier.guaranteed_slots,
+        alert_thresholds: tier.alert_thresholds.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use gateway::reply::{BodyError, ReplyBody};
 use http_body::{Body, Frame, SizeHint};
+use kernel::Authority;
 use tokio::sync::mpsc;
 
 /// Parts of a report that wait for a slow reader.
@@ -46,6 +47,14 @@ impl std::error::Error for Broken {}
 impl AnswerBody {
     pub(crate) fn bytes(bytes: impl Into<Bytes>) -> Self {
         Self::Reply(ReplyBody::full(bytes.into()))
+    }
+
+    /// On whose authority it goes on, where it is a stream.
+    pub(crate) fn authority(&self) -> Option<&Authority> {
+        match self {
+            Self::Reply(reply) => reply.authority(),
+            Self::Report(_) => None,
+        }
     }
 
     /// A report and where its parts are written to.

@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ use base::limits::{HEADER_BYTES_MAX, HEADER_TIME_MAX, HEADERS_MAX};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use kernel::Authority;
 use kernel::tasks::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ use crate::routes::Listener;
 
 /// A client that takes no byte for so long is gone.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+/// The same for a client whose credential has ended: long enough for the error event, where it is taken.
+const CUT_AFTER: Duration = Duration::from_millis(600);
 /// Streams at the same time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Between two looks whether an HTTP/2 client is still there, and how long its answer may take.
@@ -74,11 +77,16 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: Patient<T>,
 ) {
     let begun = AtomicBool::new(false);
+    let streaming = Arc::clone(&io.streaming);
+    let streaming = &*streaming;
     let service = service_fn(|request| {
         begun.store(true, Ordering::Relaxed);
+        streaming.forget();
         let setting = Arc::clone(setting);
         async move {
-            Ok::<_, Infallible>(dispatch::answer(&setting.app, setting.listener, request).await)
+            let answer = dispatch::answer(&setting.app, setting.listener, request).await;
+            streaming.begin(answer.body().authority());
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
@@ -160,10 +168,47 @@ where
     }
 }
 
+/// On whose authority the connection's stream goes on, while one does.
+#[derive(Default)]
+struct Streaming {
+    some: AtomicBool,
+    authority: Mutex<Option<Authority>>,
+}
+
+impl Streaming {
+    fn begin(&self, authority: Option<&Authority>) {
+        if let Some(authority) = authority {
+            *self.authority() = Some(authority.clone());
+            self.some.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The next request has an authority of its own.
+    fn forget(&self) {
+        if self.some.load(Ordering::Relaxed) {
+            self.some.store(false, Ordering::Relaxed);
+            *self.authority() = None;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.authority().as_ref().is_some_and(Authority::is_over)
+    }
+
+    fn authority(&self) -> MutexGuard<'_, Option<Authority>> {
+        self.authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A socket that gives up on a peer which takes nothing.
 struct Patient<T> {
     io: T,
     patience: Duration,
+    streaming: Arc<Streaming>,
+    /// When the authority was found ended while a write waited, and what is left of the patience then.
+    cut_at: Option<Instant>,
     /// Runs while a write waits.
     stall: Option<Pin<Box<Sleep>>>,
 }
@@ -173,6 +218,8 @@ impl<T> Patient<T> {
         Self {
             io,
             patience: WRITE_STALL_MAX,
+            streaming: Arc::default(),
+            cut_at: None,
             stall: None,
         }
     }
@@ -186,9 +233,22 @@ impl<T> Patient<T> {
             self.stall = None;
             return written;
         }
+        let over = self.streaming.is_over();
+        match (over, self.cut_at) {
+            (true, None) => {
+                self.cut_at = Some(Instant::now() + CUT_AFTER);
+                self.stall = None;
+            }
+            (false, Some(_)) => (self.cut_at, self.stall) = (None, None),
+            _ => {}
+        }
+        // A peer that takes a byte now and then does not put its end off.
+        let until = self
+            .cut_at
+            .unwrap_or_else(|| Instant::now() + self.patience);
         let stall = self
             .stall
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         stall
             .as_mut()
             .poll(cx)
@@ -254,9 +314,8 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (near, far) = tokio::io::duplex(8);
         let mut patient = Patient {
-            io: near,
             patience: Duration::from_millis(50),
-            stall: None,
+            ..Patient::new(near)
         };
         patient.write_all(b"12345678").await.unwrap();
         let begun = tokio::time::Instant::now();

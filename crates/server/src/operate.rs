@@ -27,7 +27,7 @@ use crate::usage::{self, Period};
 pub(crate) use audit::raw;
 pub(crate) use configuration::{check_file, show_file};
 pub(crate) use doctor::examine;
-pub(crate) use limits::{inward, outward};
+pub(crate) use limits::quota_view;
 
 /// What commands work on: the kernel, and the parts that a running gateway shares with its pipeline.
 pub(crate) struct Office {
@@ -96,6 +96,7 @@ impl Office {
             Command::TenantsList => self.list_tenants(operator, to).await,
             Command::TenantsShow { id } => self.show_tenant(operator, &id),
             Command::TenantsSuspend { id } => self.suspend_tenant(operator, &id).await,
+            Command::TenantsFreeze { id } => self.freeze_tenant(operator, &id).await,
             Command::TenantsResume { id } => self.resume_tenant(operator, &id).await,
             Command::TenantsDelete { id, confirm } => {
                 self.delete_tenant(operator, &id, &confirm).await
@@ -115,7 +116,7 @@ impl Office {
             Command::TokenList { id } => self.list_tokens(operator, &id, to).await,
             Command::TokenRevoke { id, name } => self.revoke(operator, &id, &name).await,
             Command::QuotaShow { id } => self.show_limits(operator, &id).await,
-            Command::QuotaSet { id, change } => self.set_limits(operator, &id, &change).await,
+            Command::QuotaSet { id, change } => self.set_limits(operator, &id, change).await,
             Command::SecretsSet {
                 tenant,
                 name,
@@ -125,7 +126,7 @@ impl Office {
             Command::SecretsDelete { tenant, name } => {
                 self.delete_secret(operator, &tenant, &name).await
             }
-            Command::SecretsRotate { .. } => Self::rotate_secrets(),
+            Command::SecretsRotate { tenant } => self.rotate_secrets(operator, &tenant).await,
             Command::BillingReport {
                 tenant,
                 from,

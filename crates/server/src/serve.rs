@@ -9,6 +9,7 @@ use base::limits::DRAIN;
 use gateway::catalog::Keyring;
 use gateway::upstream::Upstream;
 use gateway::{Gateway, Parts};
+use kernel::alerts::OperatorReceiver;
 use kernel::log::Field;
 use kernel::{DataRoot, Kernel, Operator};
 use llm::prices::RateCard;
@@ -104,6 +105,7 @@ struct Prepared {
     root: DataRoot,
     config: Config,
     keyring: Keyring,
+    receiver: Option<OperatorReceiver>,
     tls: Option<TlsAcceptor>,
     configured_cards: Vec<String>,
     prices: RateCard,
@@ -122,6 +124,8 @@ async fn prepare(options: ServeOptions, environment: &Environment) -> Result<Pre
     let config = assemble::load(&path)?;
     let wrong = |error: ConfigError| assemble::bad_config(&path, &error);
     let keyring = config.keyring(environment, &|_| None).map_err(wrong)?;
+    let receiver = config.operator_receiver(environment, &|_| None);
+    let receiver = receiver.map_err(wrong)?;
     let pem = config.tls_pem(environment, &|_| None).map_err(wrong)?;
     let tls = pem
         .map(|(cert, key)| listen::tls(&cert, &key))
@@ -137,6 +141,7 @@ async fn prepare(options: ServeOptions, environment: &Environment) -> Result<Pre
         root,
         config,
         keyring,
+        receiver,
         tls,
         configured_cards,
         prices,
@@ -192,6 +197,7 @@ pub(crate) async fn start(
         since_s,
         draining,
     });
+    kernel.set_operator_receiver(ready.receiver);
     kernel.start_maintenance();
     let slots = Slots::new(process::connections_max(process::raise_descriptor_limit()));
     let running = Running {

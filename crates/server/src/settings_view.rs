@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use base::Limits;
 use kernel::{Settings, Tenant};
-use rpc::{Fault, Limits};
+use rpc::Fault;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::fault::internal;
-use crate::operate::outward;
 
 #[derive(Serialize)]
 struct SettingsView<'a> {
@@ -22,7 +22,13 @@ struct SettingsView<'a> {
     temperature: Option<&'a RawValue>,
     system_prompt: Option<&'a str>,
     tasks: &'a BTreeMap<String, String>,
+    #[serde(with = "rpc::limits")]
     limits: Limits,
+    weight: u32,
+    guaranteed_slots: u32,
+    alert_thresholds: &'a [u8],
+    /// Where alerts are posted, without its path, which may hold a secret.
+    alert_webhook: Option<String>,
     policy_version: &'a str,
     config_hash: &'a str,
 }
@@ -44,7 +50,14 @@ pub(crate) fn json(tenant: &Tenant, settings: &Settings) -> Result<Box<RawValue>
             .and_then(|text| serde_json::from_str(text).ok()),
         system_prompt: settings.system_prompt.as_deref(),
         tasks: &settings.tasks,
-        limits: outward(&settings.limits),
+        limits: tenant.settings().limits,
+        weight: settings.weight,
+        guaranteed_slots: settings.guaranteed_slots,
+        alert_thresholds: &settings.alerts.thresholds,
+        alert_webhook: settings.alerts.receiver.as_ref().and_then(|receiver| {
+            let (origin, _path) = kernel::egress::Origin::split(&receiver.url).ok()?;
+            Some(origin.to_string())
+        }),
         policy_version: &settings.policy_version,
         config_hash: &settings.config_hash,
     };

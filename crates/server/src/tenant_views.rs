@@ -1,13 +1,14 @@
-//! What a tenant reads of itself: models, usage, settings, audit log. Everything comes from the `Tenant` of the admission.
+//! What a tenant reads of itself: models, usage, quotas, settings, audit log. Everything comes from the `Tenant` of the admission.
 
 use std::sync::Arc;
 
-use base::Role;
+use base::{Role, Scope};
 use gateway::door::{self, Visit};
 use gateway::refusal::Refusal;
 use http::{HeaderMap, StatusCode, Uri};
 use kernel::{AuditedRefusal, KernelError};
 use llm::Dialect;
+use rpc::FaultCode;
 use rpc::report::Format;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -36,7 +37,9 @@ pub(crate) async fn answer(
 ) -> Answer {
     let dialect = match what {
         TenantView::Models | TenantView::Model => shared_dialect(headers),
-        TenantView::Usage | TenantView::Config | TenantView::Audit => Dialect::OpenAi,
+        TenantView::Usage | TenantView::Quota | TenantView::Config | TenantView::Audit => {
+            Dialect::OpenAi
+        }
     };
     let visit = match door::enter(&app.gateway, headers, uri, dialect, action(what), roles).await {
         Ok(visit) => visit,
@@ -46,6 +49,7 @@ pub(crate) async fn answer(
         TenantView::Models => models(app, &visit, uri, dialect),
         TenantView::Model => model(app, &visit, params.at(0), dialect).await,
         TenantView::Usage => read_usage(app, &visit, uri).await,
+        TenantView::Quota => quota(&visit, uri).await,
         TenantView::Config => config(&visit, uri),
         TenantView::Audit => audit(&visit, uri).await,
     };
@@ -58,6 +62,7 @@ fn action(what: TenantView) -> &'static str {
     match what {
         TenantView::Models | TenantView::Model => "read_models",
         TenantView::Usage => "read_usage",
+        TenantView::Quota => "read_quota",
         TenantView::Config => "read_config",
         TenantView::Audit => "read_audit",
     }
@@ -246,6 +251,34 @@ async fn read_usage(app: &App, visit: &Visit, uri: &Uri) -> Result<Answer, Refus
         report_body::media_type(format),
         body,
     ))
+}
+
+/// The tenant's quotas for everybody; those of its persons and tokens for whoever may read all usage, and one's own otherwise.
+async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
+    Query::parse(uri.query(), &[]).map_err(bad_request)?;
+    let admission = &visit.admission;
+    let mut view = operate::quota_view(admission.tenant())
+        .await
+        .map_err(|fault| match fault.code {
+            FaultCode::Quarantined => Refusal::Quarantined,
+            FaultCode::Busy => Refusal::Overloaded { retry_after_s: 1 },
+            _ => Refusal::Internal,
+        })?;
+    if !matches!(
+        admission.role(),
+        Role::Admin | Role::Readonly | Role::Auditor
+    ) {
+        let (person, token) = (admission.person(), admission.token_name());
+        view.persons
+            .retain(|party| Some(party.name.as_str()) == person);
+        view.tokens.retain(|party| party.name == token.as_str());
+        view.overrides.retain(|over| match &over.scope {
+            Scope::Tenant | Scope::EachPerson | Scope::EachToken => true,
+            Scope::Person(name) => Some(&**name) == person,
+            Scope::Token(name) => name == token,
+        });
+    }
+    json(visit, &view)
 }
 
 fn config(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {

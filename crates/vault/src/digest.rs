@@ -3,6 +3,7 @@
 use aws_lc_rs::{constant_time, digest, hmac};
 
 use crate::aead::Key;
+use crate::secret::Secret;
 
 /// SHA-256 of the bytes.
 #[must_use]
@@ -43,7 +44,11 @@ impl Default for Sha256 {
 /// part of variable length puts the lengths in between.
 #[must_use]
 pub fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(key.mac());
+    sign(key.mac(), parts)
+}
+
+fn sign(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(key);
     for part in parts {
         context.update(part);
     }
@@ -52,6 +57,12 @@ pub fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> [u8; 32] {
         *to = *from;
     }
     out
+}
+
+/// HMAC-SHA-256 under a secret of any length, for schemes of others: webhooks that a receiver verifies.
+#[must_use]
+pub fn hmac_sha256_of(secret: &Secret, parts: &[&[u8]]) -> [u8; 32] {
+    sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), parts)
 }
 
 /// A digest as lower-case hexadecimal text. Its time depends on the length alone.
@@ -107,6 +118,26 @@ mod tests {
         let whole = hmac_sha256(&key, &[b"partywall"]);
         assert_eq!(whole, hmac_sha256(&key, &[b"party", b"", b"wall"]));
         assert_eq!(hex::encode(whole), HMAC_PARTYWALL);
+    }
+
+    #[test]
+    fn hmac_of_a_secret_of_any_length_is_the_published_one() {
+        // RFC 4231, cases 1 and 6.
+        for (key, data, expect) in [
+            (
+                vec![0x0b; 20],
+                &b"Hi There"[..],
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (
+                vec![0xaa; 131],
+                &b"Test Using Larger Than Block-Size Key - Hash Key First"[..],
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+        ] {
+            let key = Secret::new(key).unwrap();
+            assert_eq!(hex::encode(hmac_sha256_of(&key, &[data])), expect);
+        }
     }
 
     const HMAC_PARTYWALL: &str = "42b31143b195307a43dba9aee977b80fdf5d94bce8edf53d8a0fae7847549c12";

@@ -1,7 +1,7 @@
 //! The key ladder: the master key wraps a random root key per tenant, which wraps the tenant's
 //! random subkeys. Destroying the wrapped root destroys the tenant's data, wherever copies lie.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base::TenantUid;
 use zeroize::Zeroizing;
@@ -74,8 +74,8 @@ pub struct TenantKeys {
     pub database: Arc<Key>,
     /// Seals journal records.
     pub journal: Arc<Key>,
-    /// Seals provider keys and channel secrets.
-    pub secrets: Arc<Key>,
+    // Seals provider keys and channel secrets. The one subkey that can be replaced while the tenant works.
+    secrets: RwLock<Arc<Key>>,
     /// Makes the opaque tags that stand for the tenant and its people upstream.
     pub tag: Arc<Key>,
     /// Commits to personal content in audit entries without storing it.
@@ -93,14 +93,39 @@ impl TenantKeys {
         Self::from_parts(&Zeroizing::new(random::<{ SUBKEYS * 32 }>()))
     }
 
+    /// Seals provider keys and channel secrets.
+    #[must_use]
+    pub fn secrets(&self) -> Arc<Key> {
+        Arc::clone(&self.secrets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same keys with a fresh random one for secrets.
+    #[must_use]
+    pub fn with_fresh_secrets(&self) -> Self {
+        Self {
+            database: Arc::clone(&self.database),
+            journal: Arc::clone(&self.journal),
+            secrets: RwLock::new(Arc::new(Key::generate())),
+            tag: Arc::clone(&self.tag),
+            commitment: Arc::clone(&self.commitment),
+            audit: Arc::clone(&self.audit),
+        }
+    }
+
+    /// Takes over the key for secrets of `other`; the old one is wiped when its last user is done.
+    pub fn adopt_secrets(&self, other: &Self) {
+        let fresh = other.secrets();
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
     /// Seals all keys under the tenant's root key.
     #[must_use]
     pub fn seal(&self, root: &Key, uid: &TenantUid) -> Vec<u8> {
-        let seed = self.audit.seed();
+        let (seed, secrets) = (self.audit.seed(), self.secrets());
         let parts: [&[u8]; SUBKEYS] = [
             self.database.expose(),
             self.journal.expose(),
-            self.secrets.expose(),
+            secrets.expose(),
             self.tag.expose(),
             self.commitment.expose(),
             seed.as_slice(),
@@ -129,7 +154,7 @@ impl TenantKeys {
         Self {
             database: key(0),
             journal: key(1),
-            secrets: key(2),
+            secrets: RwLock::new(key(2)),
             tag: key(3),
             commitment: key(4),
             audit: Arc::new(SigningKey::from_seed(&part(5))),
@@ -175,12 +200,24 @@ mod tests {
         let again = TenantKeys::open(&root, &A, &sealed).unwrap();
         assert!(again.database.expose() == keys.database.expose());
         assert!(again.journal.expose() == keys.journal.expose());
-        assert!(again.secrets.expose() == keys.secrets.expose());
+        assert!(again.secrets().expose() == keys.secrets().expose());
         assert!(again.tag.expose() == keys.tag.expose());
         assert!(again.commitment.expose() == keys.commitment.expose());
         assert_eq!(again.audit.verifying_key(), keys.audit.verifying_key());
         assert!(TenantKeys::open(&root, &B, &sealed).is_err());
         assert!(TenantKeys::open(&Key::generate(), &A, &sealed).is_err());
+    }
+
+    #[test]
+    fn a_fresh_key_for_secrets_leaves_the_others() {
+        let keys = TenantKeys::generate();
+        let (old, fresh) = (keys.secrets(), keys.with_fresh_secrets());
+        assert!(fresh.secrets().expose() != old.expose());
+        assert!(fresh.database.expose() == keys.database.expose());
+        assert_eq!(fresh.audit.verifying_key(), keys.audit.verifying_key());
+        assert!(keys.secrets().expose() == old.expose());
+        keys.adopt_secrets(&fresh);
+        assert!(keys.secrets().expose() == fresh.secrets().expose());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub mod signing;
 
 pub use aead::{Aad, Key, SEAL_OVERHEAD};
 pub use credential::{OperatorKey, Token, TokenParts};
-pub use digest::{Sha256, ct_eq, hmac_sha256, sha256};
+pub use digest::{Sha256, ct_eq, hmac_sha256, hmac_sha256_of, sha256};
 pub use error::VaultError;
 pub use keys::{MasterKey, TenantKeys};
 pub use random::random;

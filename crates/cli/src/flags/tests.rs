@@ -1,6 +1,7 @@
 //! Every line that the documentation promises parses; what is wrong does not.
 
 use clap::{CommandFactory, Parser};
+use rpc::{Change, LimitsChange};
 
 use super::*;
 
@@ -176,12 +177,35 @@ fn the_definition_is_sound_and_helps() {
 
 #[test]
 fn changes_become_what_was_typed() {
-    let cli = parse("tenants quota set acme --tokens-per-day 5 --cost-per-day-usd none").unwrap();
-    let Ask::Tenants(Tenants::Quota(Quota::Set { change, .. })) = cli.ask else {
-        panic!("another command")
+    let typed = |line: &str| {
+        let Ask::Tenants(Tenants::Quota(Quota::Set { change, .. })) = parse(line).unwrap().ask
+        else {
+            panic!("another command")
+        };
+        LimitsChange::from(change)
     };
-    let change = LimitsChange::from(change);
-    assert_eq!(change.tokens_per_day, Change::Set(5));
-    assert_eq!(change.cost_per_day_usd, Change::Clear);
-    assert_eq!(change.requests_per_minute, Change::Keep);
+    let change =
+        typed("tenants quota set acme --tokens-per-day 5 --cost-per-day-usd none --scope token:ci");
+    assert_eq!(change.limits.of(base::Quota::TokensPerDay), Change::Set(5));
+    assert_eq!(change.limits.of(base::Quota::CostPerDay), Change::Clear);
+    assert_eq!(
+        change.limits.of(base::Quota::RequestsPerMinute),
+        Change::Keep
+    );
+    assert_eq!(change.scope.to_string(), "token:ci");
+    let change = typed("tenants quota set acme --cost-per-month-usd 0.5 --until 2027-01-01");
+    let pico = Change::Set(500_000_000_000);
+    assert_eq!(change.limits.of(base::Quota::CostPerMonth), pico);
+    assert_eq!(change.scope, base::Scope::Tenant);
+    assert!(change.until.is_some());
+    // Each quota of the table has its flag, here and at creation.
+    for quota in base::Quota::ALL {
+        let set = typed(&format!("tenants quota set acme --{} 7", quota.flag()));
+        assert!(!set.limits.of(quota).is_keep(), "{}", quota.name());
+        let line = format!("tenants create acme --{} 7", quota.flag());
+        let Ask::Tenants(Tenants::Create { limits, .. }) = parse(&line).unwrap().ask else {
+            panic!("another command")
+        };
+        assert!(base::Limits::from(limits).limit(quota).is_some());
+    }
 }

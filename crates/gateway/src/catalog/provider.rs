@@ -1,16 +1,19 @@
 //! A provider: where it is, what it speaks, how long it may take.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::limits;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
+use kernel::egress::OriginError;
 use llm::{Dialect, Operation, OutputCapField};
 
+pub use kernel::egress::Origin;
+
+use crate::fair::{Line, LineSpec};
 use crate::upstream::{CaBundle, Reach};
 
 /// Which wire a provider speaks.
@@ -76,58 +79,6 @@ impl Default for Timeouts {
     }
 }
 
-/// Scheme, host and port: what a credential is bound to.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// Whether TLS is spoken.
-    pub tls: bool,
-    /// Lowercase name, or the address without brackets.
-    pub host: Box<str>,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl Origin {
-    /// Whether the host is written as a name or address of this machine.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        match self.host.parse::<IpAddr>() {
-            Ok(address) => address.is_loopback(),
-            Err(_) => &*self.host == "localhost",
-        }
-    }
-
-    fn authority(&self) -> String {
-        let default = if self.tls { 443 } else { 80 };
-        let host = match self.host.parse::<Ipv6Addr>() {
-            Ok(_) => format!("[{}]", self.host),
-            Err(_) => self.host.to_string(),
-        };
-        if self.port == default {
-            host
-        } else {
-            format!("{host}:{}", self.port)
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}",
-            if self.tls { "https" } else { "http" },
-            self.authority()
-        )
-    }
-}
-
-impl fmt::Debug for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// Why a base URL was refused. The text names the rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BaseUrlError(pub &'static str);
@@ -162,6 +113,8 @@ pub struct ProviderSpec {
     pub max_output_field: Option<OutputCapField>,
     /// Roots to trust instead of the system's.
     pub ca: Option<CaBundle>,
+    /// Calls at the same time, and how many wait how long for a slot.
+    pub line: LineSpec,
 }
 
 /// One provider, ready to be called. Cheap to share, never changed.
@@ -177,6 +130,9 @@ pub struct Provider {
     hang_up: HangUp,
     region: Option<Box<str>>,
     max_output_field: OutputCapField,
+    line_spec: LineSpec,
+    /// Made at the first use, or taken over from the configuration before.
+    line: OnceLock<Arc<Line>>,
 }
 
 /// Where connections go and under which rules: the key of a connection pool.
@@ -205,11 +161,7 @@ impl Provider {
             }
             _ => {}
         }
-        let reach = match (spec.allow_private, origin.is_loopback()) {
-            (true, _) => Reach::Private,
-            (false, true) => Reach::Loopback,
-            (false, false) => Reach::Public,
-        };
+        let reach = origin.reach(spec.allow_private);
         if !origin.tls && reach == Reach::Public {
             return Err(BaseUrlError(
                 "plain http is allowed on loopback, or with allow_private: true; use https",
@@ -248,6 +200,8 @@ impl Provider {
             hang_up: spec.hang_up,
             region: spec.region.map(Into::into),
             max_output_field,
+            line_spec: spec.line,
+            line: OnceLock::new(),
         })
     }
 
@@ -311,6 +265,24 @@ impl Provider {
         self.max_output_field
     }
 
+    /// The size of the line in front of it.
+    #[must_use]
+    pub fn line_spec(&self) -> LineSpec {
+        self.line_spec
+    }
+
+    /// The line in front of it.
+    #[must_use]
+    pub fn line(&self) -> &Arc<Line> {
+        self.line.get_or_init(|| Line::new(self.line_spec))
+    }
+
+    /// Goes on with the line of the same provider in the configuration before: calls that are under way there keep their slots.
+    pub(crate) fn take_over_line(&self, before: &Self) {
+        let line = self.line.get_or_init(|| Arc::clone(before.line()));
+        line.resize(self.line_spec);
+    }
+
     /// Whether a call of `operation` can be answered here: chat everywhere (translated where the
     /// dialects differ), embeddings only by `OpenAI`'s wire.
     #[must_use]
@@ -347,19 +319,15 @@ impl fmt::Debug for Provider {
 /// The one reading of a base URL: what is not plainly right is refused, nothing is repaired but
 /// letter case and one trailing slash.
 fn parse_base(text: &str) -> Result<(Origin, &str), BaseUrlError> {
-    let (tls, rest) = if let Some(rest) = text.strip_prefix("https://") {
-        (true, rest)
-    } else if let Some(rest) = text.strip_prefix("http://") {
-        (false, rest)
-    } else {
-        return Err(BaseUrlError("a base_url starts with https:// or http://"));
-    };
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if authority.contains('@') {
-        return Err(BaseUrlError(
-            "credentials do not belong in a URL; use api_key: env:NAME",
-        ));
-    }
+    let (origin, path) = Origin::split(text).map_err(|error| {
+        BaseUrlError(match error {
+            OriginError::Scheme => "a base_url starts with https:// or http://",
+            OriginError::Credentials => "credentials do not belong in a URL; use api_key: env:NAME",
+            OriginError::Host => {
+                "a base_url has a plain host name or address, and an optional port"
+            }
+        })
+    })?;
     if path.contains(['?', '#']) {
         return Err(BaseUrlError("a base_url has no query and no fragment"));
     }
@@ -374,34 +342,5 @@ fn parse_base(text: &str) -> Result<(Origin, &str), BaseUrlError> {
             "the path of a base_url has plain segments only",
         ));
     }
-    let (host, port) = split_authority(authority, if tls { 443 } else { 80 }).ok_or(
-        BaseUrlError("a base_url has a plain host name or address, and an optional port"),
-    )?;
-    Ok((Origin { tls, host, port }, path))
-}
-
-fn split_authority(authority: &str, default_port: u16) -> Option<(Box<str>, u16)> {
-    let port = |text: &str| match text.strip_prefix(':') {
-        None if text.is_empty() => Some(default_port),
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().ok().filter(|p| *p != 0)
-        }
-        _ => None,
-    };
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']')?;
-        let address: Ipv6Addr = address.parse().ok()?;
-        return Some((address.to_string().into(), port(rest)?));
-    }
-    let (host, rest) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-    let label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    if host.len() > 253 || !host.split('.').all(label) {
-        return None;
-    }
-    Some((host.to_ascii_lowercase().into(), port(rest)?))
+    Ok((origin, path))
 }

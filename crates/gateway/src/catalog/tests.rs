@@ -12,6 +12,7 @@ pub(crate) fn spec(name: &str, kind: ProviderKind, base_url: &str) -> ProviderSp
         region: None,
         max_output_field: None,
         ca: None,
+        line: crate::fair::LineSpec::default(),
     }
 }
 

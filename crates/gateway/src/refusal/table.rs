@@ -36,6 +36,7 @@ impl Refusal {
             Self::AmbiguousCredential   => row(400, INVALID, "ambiguous_credential", INVALID, No),
             Self::TokenInUrl            => row(400, INVALID, "token_in_url", INVALID, No),
             Self::Suspended             => row(403, PERMISSION, "tenant_suspended", PERMISSION, No),
+            Self::Frozen                => row(403, PERMISSION, "tenant_frozen", PERMISSION, No),
             Self::Forbidden { .. }      => row(403, PERMISSION, "forbidden", PERMISSION, No),
             Self::BadRequest { .. }     => row(400, INVALID, "invalid_request", INVALID, No),
             Self::ModelNotFound { .. }  => row(404, INVALID, "model_not_found", "not_found_error", No),
@@ -44,12 +45,17 @@ impl Refusal {
                 Unit::Requests => row(429, "requests", "rate_limit_exceeded", "rate_limit_error", NoUntil(facts.retry_after_s)),
                 Unit::Tokens   => row(429, "tokens", "rate_limit_exceeded", "rate_limit_error", NoUntil(facts.retry_after_s)),
                 Unit::Cost     => row(429, "insufficient_quota", "insufficient_quota", "rate_limit_error", NoUntil(facts.retry_after_s)),
+                Unit::Bytes    => row(429, "storage", "insufficient_quota", "rate_limit_error", NoUntil(facts.retry_after_s)),
             },
             Self::TooLargeForQuota(_)   => row(400, INVALID, "request_larger_than_quota", INVALID, No),
             Self::TooLarge { .. }       => row(413, INVALID, "request_too_large", "request_too_large", No),
             Self::BodyTimeout           => row(408, INVALID, "request_timeout", INVALID, AsUsual),
             Self::Overloaded { retry_after_s }
                                         => row(503, SERVER, "server_is_overloaded", "overloaded_error", After((*retry_after_s).into())),
+            Self::TenantBusy { retry_after_s, .. }
+                                        => row(503, SERVER, "tenant_busy", "overloaded_error", After((*retry_after_s).into())),
+            Self::ProviderBusy { retry_after_s }
+                                        => row(503, SERVER, "provider_busy", "overloaded_error", After((*retry_after_s).into())),
             Self::Quarantined           => row(503, SERVER, "tenant_unavailable", "api_error", After(30)),
             Self::JournalDown           => row(503, SERVER, "service_unavailable", "api_error", After(30)),
             Self::UpstreamStatus { .. } => self.upstream_row(),
@@ -95,6 +101,9 @@ impl Refusal {
                 "a token in a URL is refused and should be rotated now; send it in a header"
             }
             Self::Suspended => "this tenant is suspended",
+            Self::Frozen => {
+                "this tenant is frozen: it may read, and nothing else, until its operator resumes it"
+            }
             Self::Forbidden { role } => return format!("the role {role} may not do this").into(),
             Self::BadRequest { message, .. } => message,
             Self::ModelNotFound { model } => {
@@ -105,15 +114,21 @@ impl Refusal {
             }
             Self::QuotaExceeded(facts) => {
                 return format!(
-                    "quota {} is used up: limit {}, remaining {}; try again in {} s",
-                    facts.quota, facts.limit, facts.remaining, facts.retry_after_s
+                    "quota {} of this {} is used up: limit {}, remaining {}; try again in {} s",
+                    facts.quota,
+                    facts.whose.as_str(),
+                    facts.limit,
+                    facts.remaining,
+                    facts.retry_after_s
                 )
                 .into();
             }
             Self::TooLargeForQuota(facts) => {
                 return format!(
-                    "this call needs more than the whole quota {}: limit {}",
-                    facts.quota, facts.limit
+                    "this call needs more than the whole quota {} of this {}: limit {}",
+                    facts.quota,
+                    facts.whose.as_str(),
+                    facts.limit
                 )
                 .into();
             }
@@ -122,7 +137,9 @@ impl Refusal {
                     .into();
             }
             Self::BodyTimeout => "the request body did not arrive in time",
-            Self::Overloaded { .. } => "too many calls are waiting; try again shortly",
+            Self::Overloaded { .. } | Self::TenantBusy { .. } | Self::ProviderBusy { .. } => {
+                return self.busy_message();
+            }
             Self::Quarantined => "this tenant is temporarily out of service",
             Self::JournalDown => "the service cannot record calls at the moment and refuses them",
             Self::UpstreamStatus {
@@ -141,6 +158,23 @@ impl Refusal {
             Self::UnsupportedMedia => "the request body must be application/json, not compressed",
             Self::Draining => "the service is restarting",
             Self::Internal => "internal error; the request id names it in the log",
+        })
+    }
+}
+
+impl Refusal {
+    fn busy_message(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::TenantBusy { what, .. } => {
+                return format!(
+                    "this tenant holds its share of {what}; try again when some have ended"
+                )
+                .into();
+            }
+            Self::ProviderBusy { .. } => {
+                "no place at the provider came free in time; try again after the wait that retry-after names"
+            }
+            _ => "too many calls are waiting; try again shortly",
         })
     }
 }

@@ -10,20 +10,23 @@ use super::*;
 fn facts(unit: Unit) -> QuotaFacts {
     QuotaFacts {
         quota: "tokens_per_day",
+        whose: Whose::Tenant,
         unit,
         limit: "500".into(),
         remaining: "20".into(),
         retry_after_s: 60,
+        retry_at: Timestamp::parse("2026-11-23").unwrap(),
     }
 }
 
 /// One of every variant. `place` does not compile when a variant is missing.
 fn all() -> Vec<Refusal> {
     use Refusal::{
-        AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, Draining, Forbidden, Internal,
-        JournalDown, MethodNotAllowed, ModelNotFound, NoCredential, NotFound, Overloaded,
-        Quarantined, QuotaExceeded, Suspended, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced,
-        UnsupportedMedia, UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable,
+        AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, Draining, Forbidden, Frozen,
+        Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential, NotFound, Overloaded,
+        ProviderBusy, Quarantined, QuotaExceeded, Suspended, TenantBusy, TokenInUrl, TooLarge,
+        TooLargeForQuota, Unpriced, UnsupportedMedia, UpstreamMalformed, UpstreamTimeout,
+        UpstreamUnreachable,
     };
     let upstream =
         |status: u16| Refusal::upstream(StatusCode::from_u16(status).unwrap(), b"", Some(9));
@@ -33,6 +36,7 @@ fn all() -> Vec<Refusal> {
         AmbiguousCredential,
         TokenInUrl,
         Suspended,
+        Frozen,
         Forbidden { role: "readonly" },
         BadRequest {
             message: "n: at most 8".into(),
@@ -48,10 +52,16 @@ fn all() -> Vec<Refusal> {
         QuotaExceeded(facts(Unit::Requests)),
         QuotaExceeded(facts(Unit::Tokens)),
         QuotaExceeded(facts(Unit::Cost)),
+        QuotaExceeded(facts(Unit::Bytes)),
         TooLargeForQuota(facts(Unit::Cost)),
         TooLarge { limit: 7 },
         BodyTimeout,
         Overloaded { retry_after_s: 3 },
+        TenantBusy {
+            what: "calls",
+            retry_after_s: 1,
+        },
+        ProviderBusy { retry_after_s: 10 },
         Quarantined,
         JournalDown,
         UpstreamUnreachable,
@@ -99,6 +109,9 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::UnsupportedMedia => 22,
         Refusal::Draining => 23,
         Refusal::Internal => 24,
+        Refusal::Frozen => 25,
+        Refusal::TenantBusy { .. } => 26,
+        Refusal::ProviderBusy { .. } => 27,
     }
 }
 
@@ -163,7 +176,7 @@ fn every_refusal_has_a_row_and_two_bodies() {
     let all = all();
     assert_eq!(
         all.iter().map(place).collect::<BTreeSet<_>>(),
-        (0..25).collect()
+        (0..28).collect()
     );
     for refusal in &all {
         let status = refusal.status().as_u16();
@@ -228,6 +241,8 @@ fn what_would_be_refused_or_paid_again_is_not_retried() {
         let quiet_retry = match &refusal {
             Refusal::BodyTimeout
             | Refusal::Overloaded { .. }
+            | Refusal::TenantBusy { .. }
+            | Refusal::ProviderBusy { .. }
             | Refusal::Quarantined
             | Refusal::JournalDown
             | Refusal::UpstreamUnreachable
@@ -247,6 +262,7 @@ fn quotas_name_themselves_and_their_reset() {
     let now = Timestamp::from_unix_ms(1_000_000);
     let exceeded = Exceeded {
         quota: Quota::CostPerDay,
+        whose: Whose::Token,
         limit: 5_000_000_000_000,
         used: 4_950_000_000_000,
         needed: 100_000_000_000,
@@ -261,10 +277,15 @@ fn quotas_name_themselves_and_their_reset() {
         header(&response, "x-ratelimit-remaining-cost-usd"),
         Some("0.05")
     );
-    assert_eq!(header(&response, "x-ratelimit-reset-cost-usd"), Some("62s"));
+    assert_eq!(
+        header(&response, "x-ratelimit-reset-cost-usd"),
+        Some("1m2s")
+    );
     let body: OpenAiBody = serde_json::from_slice(response.body()).unwrap();
     assert!(
-        body.error.message.contains("cost_per_day_usd"),
+        body.error
+            .message
+            .contains("cost_per_day_usd of this token"),
         "{}",
         body.error.message
     );

@@ -11,10 +11,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
+use kernel::egress::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Unknown;
-use super::tls::Stream;
 
 type Outbound = Request<Full<Bytes>>;
 

@@ -1,10 +1,9 @@
 //! The one HTTP client toward providers.
 //!
 //! A connection is driven by the task whose request it carries: no task per connection, no hop per
-//! chunk, and dropping the answer closes the socket. Where it may lead is decided in `address`, on
-//! the address of the socket; a key leaves for the origin it is bound to and for no other.
+//! chunk, and dropping the answer closes the socket. Where it may lead is decided in
+//! [`kernel::egress`], on the address of the socket; a key leaves for the origin it is bound to and for no other.
 
-pub mod address;
 mod answer;
 mod body;
 mod connect;
@@ -12,7 +11,6 @@ mod connection;
 mod credential;
 mod headers;
 mod pool;
-mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -27,12 +25,11 @@ use http_body_util::Full;
 use llm::Operation;
 use tokio::time::Instant;
 
-pub use address::{Place, Reach, place};
 pub use answer::{Passage, passage, retryable};
 pub use body::{BodyError, UpstreamBody};
 pub use credential::{Credential, CredentialError};
 pub use headers::{AnthropicBeta, ContentType, UnknownBeta};
-pub use tls::{CaBundle, CaBundleError};
+pub use kernel::egress::{CaBundle, CaBundleError, Place, Reach, place};
 
 use crate::catalog::{Endpoint, Provider};
 use connect::Connector;

@@ -8,7 +8,7 @@ use base::{Role, TokenName};
 use tokio_util::sync::CancellationToken;
 use vault::Token;
 
-use super::{Tenant, Via};
+use super::{Purpose, Tenant, Via};
 use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::resident::{Status, TokenEntry};
@@ -42,10 +42,27 @@ pub enum Refused {
     Unknown,
     /// The tenant is suspended.
     Suspended,
+    /// The tenant is frozen, and the caller came for more than reading.
+    Frozen,
     /// The tenant is out of service; the text is for the operator.
     Quarantined(String),
     /// Nobody can be served now.
     Unavailable,
+}
+
+/// The standing of an admission. It opens nothing.
+#[derive(Clone)]
+pub struct Authority {
+    token: CancellationToken,
+    tenant: Arc<CancellationToken>,
+}
+
+impl Authority {
+    /// Whether it has ended, as [`Admission::ended`] says.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.token.is_cancelled() || self.tenant.is_cancelled()
+    }
 }
 
 /// A tenant, and who acts in it. Made by [`Kernel::admit`] only; tenant and caller cannot be paired anew.
@@ -58,11 +75,19 @@ pub struct Admission {
 }
 
 impl Kernel {
-    /// Verifies a credential and mints the authority that it stands for.
+    /// Verifies a credential and mints the authority to act that it stands for.
     ///
     /// # Errors
     /// See [`Refused`].
     pub async fn admit(&self, caller: Caller) -> Result<Admission, Refused> {
+        self.admit_for(caller, Purpose::Act).await
+    }
+
+    /// Verifies a credential for `purpose`. Reading is what a frozen tenant is left.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn admit_for(&self, caller: Caller, purpose: Purpose) -> Result<Admission, Refused> {
         if self.journal().poisoned() {
             return Err(Refused::Unavailable);
         }
@@ -78,11 +103,7 @@ impl Kernel {
             return Err(Refused::Unknown);
         };
         let resident = &token.resident;
-        match resident.account.load().status {
-            Status::Active => {}
-            Status::Suspended => return Err(Refused::Suspended),
-            Status::Deleting => return Err(Refused::Unknown),
-        }
+        open_for(resident.account.load().status, purpose)?;
         if resident.loaded.get().is_none() {
             self.load(resident).await.map_err(refused)?;
         }
@@ -91,19 +112,26 @@ impl Kernel {
         }
         self.poll_overlay(resident, now);
         token.last_used.store(now.day().number(), Ordering::Relaxed);
-        let tenant = Tenant::mint(self, resident, Via::Token(Arc::clone(&token)));
+        let tenant = Tenant::mint(self, resident, Via::Token(Arc::clone(&token), purpose));
         let tenant_ended = resident.ended.load_full();
         let settings = resident.settings.load_full();
         // Between the status check and the mint a suspension may have come: its epoch is the one just taken, so look again.
-        if resident.account.load().status != Status::Active {
-            return Err(Refused::Suspended);
-        }
+        open_for(resident.account.load().status, purpose)?;
         Ok(Admission {
             tenant,
             token,
             settings,
             tenant_ended,
         })
+    }
+}
+
+fn open_for(status: Status, purpose: Purpose) -> Result<(), Refused> {
+    match (status, purpose) {
+        (Status::Active, _) | (Status::Frozen, Purpose::Read) => Ok(()),
+        (Status::Frozen, Purpose::Act) => Err(Refused::Frozen),
+        (Status::Suspended, _) => Err(Refused::Suspended),
+        (Status::Deleting, _) => Err(Refused::Unknown),
     }
 }
 
@@ -145,7 +173,7 @@ impl Admission {
         &self.settings
     }
 
-    /// Resolves when the authority ends: suspension, deletion, rotation, revocation, expiry. Open streams watch it.
+    /// Resolves when the authority ends: suspension, freeze, deletion, rotation, revocation, expiry. Open streams watch it.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
         let token = self.token.ended.clone();
         let tenant = self.tenant_ended.as_ref().clone();
@@ -154,6 +182,15 @@ impl Admission {
                 () = token.cancelled() => {}
                 () = tenant.cancelled() => {}
             }
+        }
+    }
+
+    /// Whether the authority still stands, for whoever cannot wait for its end.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        Authority {
+            token: self.token.ended.clone(),
+            tenant: Arc::clone(&self.tenant_ended),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The keys of the file as a table: the JSON schema is made of it, and a test holds it against what
 //! the reader accepts.
 
+use base::Quota;
+use base::quota::Unit;
 use serde_json::{Value, json};
 
 pub(super) struct Key {
@@ -77,6 +79,39 @@ pub(super) const TOP: &[Key] = &[
         Kind::Text,
         "Largest request body, such as 32MiB (the default).",
     ),
+    key(
+        "alerts",
+        Kind::Object(ALERTS),
+        "Where the operator is told what is out of hand.",
+    ),
+];
+
+const ALERTS: &[Key] = &[
+    key(
+        "webhook",
+        Kind::Text,
+        "https, or plain http on this machine.",
+    ),
+    key(
+        "secret",
+        Kind::Secret,
+        "Signing secret: whsec_ and the base64 of 24 to 64 bytes.",
+    ),
+    key(
+        "allow_private",
+        Kind::Flag,
+        "Lets the webhook's host have a private address; default false.",
+    ),
+    key(
+        "ca",
+        Kind::Secret,
+        "file:PATH of the roots to trust instead of the system's.",
+    ),
+    key(
+        "tenant_hosts",
+        Kind::Texts,
+        "Hosts that tenants' webhooks may reach though they are private; default none.",
+    ),
 ];
 
 const TLS: &[Key] = &[
@@ -133,6 +168,21 @@ const PROVIDER: &[Key] = &[
         Kind::Secret,
         "file:PATH of the roots to trust instead of the system's.",
     ),
+    key(
+        "concurrency",
+        Kind::Count,
+        "Calls at the same time, shared fairly by tenants; default 10000.",
+    ),
+    key(
+        "queue_length",
+        Kind::Count,
+        "Calls that may wait for one of them; default 2000.",
+    ),
+    key(
+        "queue_wait",
+        Kind::Duration,
+        "A call waits no longer than this; default 10s.",
+    ),
 ];
 
 const TIMEOUTS: &[Key] = &[
@@ -175,28 +225,63 @@ const TIER: &[Key] = &[
     key("model", Kind::Text, "The model of a call that names none."),
     key("max_tokens", Kind::Count, "Largest output of one call."),
     key("temperature", Kind::Decimal, "Of calls that give none."),
-    key("requests_per_second", Kind::Count, "Limit in any second."),
-    key("requests_per_minute", Kind::Count, "Limit in any minute."),
-    key("requests_per_day", Kind::Count, "Limit in a UTC day."),
-    key(
-        "tokens_per_minute",
-        Kind::Count,
-        "Limit in any minute, input and output.",
-    ),
-    key(
-        "tokens_per_day",
-        Kind::Count,
-        "Limit in a UTC day, input and output.",
-    ),
-    key("cost_per_day_usd", Kind::Decimal, "Limit in a UTC day."),
-    key("cost_per_month_usd", Kind::Decimal, "Limit in a UTC month."),
-    key(
-        "concurrent_requests",
-        Kind::Count,
-        "Calls at the same time.",
-    ),
     key("markup", Kind::Decimal, "Factor on list prices; default 1."),
+    key(
+        "weight",
+        Kind::Count,
+        "Share of a provider's concurrency when tenants wait for it, 1 to 1000; default 1.",
+    ),
+    key(
+        "guaranteed_slots",
+        Kind::Count,
+        "Calls at the same time that each provider keeps room for, for each tenant; default 1.",
+    ),
+    key(
+        "per_person",
+        Kind::Object(PERSONAL),
+        "Limits of each person of the tenant, apart.",
+    ),
+    key(
+        "per_token",
+        Kind::Object(PERSONAL),
+        "Limits of each token of the tenant, apart.",
+    ),
+    key(
+        "alert_thresholds",
+        Kind::Texts,
+        "Percents of a limit at which its tenants are told; default 50, 80, 100.",
+    ),
+    of_quota(Quota::RequestsPerSecond),
+    of_quota(Quota::RequestsPerMinute),
+    of_quota(Quota::RequestsPerDay),
+    of_quota(Quota::TokensPerMinute),
+    of_quota(Quota::TokensPerDay),
+    of_quota(Quota::CostPerDay),
+    of_quota(Quota::CostPerMonth),
+    of_quota(Quota::ConcurrentRequests),
+    of_quota(Quota::StorageBytes),
 ];
+
+/// Limits of a person or a token.
+const PERSONAL: &[Key] = &[
+    of_quota(Quota::RequestsPerSecond),
+    of_quota(Quota::RequestsPerMinute),
+    of_quota(Quota::RequestsPerDay),
+    of_quota(Quota::TokensPerMinute),
+    of_quota(Quota::TokensPerDay),
+    of_quota(Quota::CostPerDay),
+    of_quota(Quota::CostPerMonth),
+    of_quota(Quota::ConcurrentRequests),
+];
+
+/// The key of a quota: its name and meaning are those of the table.
+const fn of_quota(quota: Quota) -> Key {
+    let kind = match quota.unit() {
+        Unit::Cost => Kind::Decimal,
+        Unit::Requests | Unit::Tokens | Unit::Bytes => Kind::Count,
+    };
+    key(quota.name(), kind, quota.doc())
+}
 
 /// The JSON schema of the file, for editors.
 #[must_use]

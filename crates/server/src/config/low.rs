@@ -1,8 +1,11 @@
 //! What stands in the file: every value as the text it was written as, with its line.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use base::Quota;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy, Spanned};
 
 use super::{CONFIG_BYTES_MAX, ConfigError};
@@ -22,6 +25,17 @@ pub(super) struct LowConfig {
     pub(super) tiers: Option<BTreeMap<String, LowTier>>,
     pub(super) ratecards: Option<Vec<Text>>,
     pub(super) body_limit: Option<Text>,
+    pub(super) alerts: Option<LowAlerts>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LowAlerts {
+    pub(super) webhook: Option<Text>,
+    pub(super) secret: Option<Text>,
+    pub(super) allow_private: Option<Text>,
+    pub(super) ca: Option<Text>,
+    pub(super) tenant_hosts: Option<Vec<Text>>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +64,9 @@ pub(super) struct LowProvider {
     pub(super) allow_private: Option<Text>,
     pub(super) max_output_field: Option<Text>,
     pub(super) ca: Option<Text>,
+    pub(super) concurrency: Option<Text>,
+    pub(super) queue_length: Option<Text>,
+    pub(super) queue_wait: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]
@@ -77,22 +94,135 @@ pub(super) struct LowRoute {
     pub(super) weight: Option<Text>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A tier. The names of its limits are those of the table of quotas.
+#[derive(Default)]
 pub(super) struct LowTier {
     pub(super) models: Option<Vec<Text>>,
     pub(super) model: Option<Text>,
     pub(super) max_tokens: Option<Text>,
     pub(super) temperature: Option<Text>,
-    pub(super) requests_per_second: Option<Text>,
-    pub(super) requests_per_minute: Option<Text>,
-    pub(super) requests_per_day: Option<Text>,
-    pub(super) tokens_per_minute: Option<Text>,
-    pub(super) tokens_per_day: Option<Text>,
-    pub(super) cost_per_day_usd: Option<Text>,
-    pub(super) cost_per_month_usd: Option<Text>,
-    pub(super) concurrent_requests: Option<Text>,
     pub(super) markup: Option<Text>,
+    pub(super) weight: Option<Text>,
+    pub(super) guaranteed_slots: Option<Text>,
+    pub(super) alert_thresholds: Option<Vec<Text>>,
+    pub(super) limits: Vec<(Quota, Text)>,
+    pub(super) per_person: LowLimits,
+    pub(super) per_token: LowLimits,
+}
+
+/// Limits of each person or token.
+#[derive(Default)]
+pub(super) struct LowLimits(pub(super) Vec<(Quota, Text)>);
+
+/// What a tier can say beside its limits.
+const TIER_KEYS: [&str; 10] = [
+    "models",
+    "model",
+    "max_tokens",
+    "temperature",
+    "markup",
+    "weight",
+    "guaranteed_slots",
+    "per_person",
+    "per_token",
+    "alert_thresholds",
+];
+
+/// Every key of a tier.
+static ALL_TIER_KEYS: [&str; TIER_KEYS.len() + Quota::COUNT] = {
+    let mut keys = [""; TIER_KEYS.len() + Quota::COUNT];
+    let mut place = 0;
+    while place < keys.len() {
+        keys[place] = if place < TIER_KEYS.len() {
+            TIER_KEYS[place]
+        } else {
+            Quota::ALL[place - TIER_KEYS.len()].name()
+        };
+        place += 1;
+    }
+    keys
+};
+
+/// Every key of the limits of persons and tokens: all quotas but that of storage, which stands last.
+static PERSONAL_KEYS: [&str; Quota::COUNT - 1] = {
+    let mut keys = [""; Quota::COUNT - 1];
+    let mut place = 0;
+    while place < keys.len() {
+        assert!(Quota::ALL[place].is_personal());
+        keys[place] = Quota::ALL[place].name();
+        place += 1;
+    }
+    keys
+};
+
+impl<'de> Deserialize<'de> for LowTier {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(TierVisitor)
+    }
+}
+
+struct TierVisitor;
+
+impl<'de> Visitor<'de> for TierVisitor {
+    type Value = LowTier;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a tier")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LowTier, A::Error> {
+        let mut tier = LowTier::default();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "models" => tier.models = map.next_value()?,
+                "model" => tier.model = map.next_value()?,
+                "max_tokens" => tier.max_tokens = map.next_value()?,
+                "temperature" => tier.temperature = map.next_value()?,
+                "markup" => tier.markup = map.next_value()?,
+                "weight" => tier.weight = map.next_value()?,
+                "guaranteed_slots" => tier.guaranteed_slots = map.next_value()?,
+                "per_person" => tier.per_person = map.next_value()?,
+                "per_token" => tier.per_token = map.next_value()?,
+                "alert_thresholds" => tier.alert_thresholds = map.next_value()?,
+                key => {
+                    let quota = Quota::from_name(key)
+                        .ok_or_else(|| A::Error::unknown_field(key, &ALL_TIER_KEYS))?;
+                    tier.limits
+                        .extend(map.next_value::<Option<Text>>()?.map(|text| (quota, text)));
+                }
+            }
+        }
+        Ok(tier)
+    }
+}
+
+impl<'de> Deserialize<'de> for LowLimits {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(LimitsVisitor)
+    }
+}
+
+struct LimitsVisitor;
+
+impl<'de> Visitor<'de> for LimitsVisitor {
+    type Value = LowLimits;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("limits")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LowLimits, A::Error> {
+        let mut limits = LowLimits::default();
+        while let Some(key) = map.next_key::<String>()? {
+            let quota = Quota::from_name(&key)
+                .filter(|quota| quota.is_personal())
+                .ok_or_else(|| A::Error::unknown_field(&key, &PERSONAL_KEYS))?;
+            limits
+                .0
+                .extend(map.next_value::<Option<Text>>()?.map(|text| (quota, text)));
+        }
+        Ok(limits)
+    }
 }
 
 /// Reads a text: unknown keys, duplicate keys, anchors, merge keys and second documents are errors.

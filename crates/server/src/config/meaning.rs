@@ -9,9 +9,11 @@ use base::limits;
 use gateway::catalog::{
     Catalog, HangUp, Model, ModelName, Provider, ProviderKind, ProviderSpec, Route, Timeouts,
 };
+use gateway::fair::LineSpec;
 use gateway::upstream::{CaBundle, Reach};
 use llm::OutputCapField;
 
+use super::alerts;
 use super::low::{LowConfig, LowModel, LowProvider, LowTier, LowTimeouts, LowTls, Text};
 use super::value::{At, NAME_RULE, is_name};
 use super::{Config, ConfigError, ProviderKey, SecretRef, Tier, TlsRefs, ambient};
@@ -24,6 +26,8 @@ const ADMIN_LISTEN: SocketAddr =
 const CA_BYTES_MAX: usize = 1024 * 1024;
 /// Providers, and models: names are compared with each other, and a longer list is a fault of whatever generated it.
 const LIST_MAX: usize = 2_000;
+/// Calls of one provider that run or wait: more than one process holds.
+pub(super) const SLOTS_MAX: u32 = 100_000;
 
 const KINDS: &[(&str, ProviderKind)] = &[
     ("openai", ProviderKind::OpenAi),
@@ -86,6 +90,7 @@ pub(super) fn config(low: LowConfig, folder: &Path) -> Result<Config, ConfigErro
             .map(|path| folder.join(&path.value))
             .collect(),
         body_limit,
+        alerts: alerts::read(low.alerts, folder)?,
         warnings,
         folder: folder.to_owned(),
     })
@@ -182,6 +187,7 @@ fn provider(
             .as_ref()
             .map(|text| ca(&At::new(text, key("ca")), folder))
             .transpose()?,
+        line: line(low, at)?,
     };
     let url = low.base_url.as_ref().unwrap_or(&low.kind);
     let provider = Provider::new(spec)
@@ -214,6 +220,25 @@ fn provider(
     ))
 }
 
+fn line(low: &LowProvider, at: &str) -> Result<LineSpec, ConfigError> {
+    let key = |name: &str| format!("{at}.{name}");
+    let default = LineSpec::default();
+    Ok(LineSpec {
+        slots: low.concurrency.as_ref().map_or(Ok(default.slots), |text| {
+            At::new(text, key("concurrency")).within(1..=SLOTS_MAX)
+        })?,
+        queue: low
+            .queue_length
+            .as_ref()
+            .map_or(Ok(default.queue), |text| {
+                At::new(text, key("queue_length")).within(0..=SLOTS_MAX)
+            })?,
+        wait: low.queue_wait.as_ref().map_or(Ok(default.wait), |text| {
+            At::new(text, key("queue_wait")).duration()
+        })?,
+    })
+}
+
 fn kind(at: &At<'_>) -> Result<ProviderKind, ConfigError> {
     if LATER_KINDS.contains(&at.text()) {
         return Err(at.wrong(format!(
@@ -224,7 +249,7 @@ fn kind(at: &At<'_>) -> Result<ProviderKind, ConfigError> {
     at.one_of(KINDS)
 }
 
-fn ca(at: &At<'_>, folder: &Path) -> Result<CaBundle, ConfigError> {
+pub(super) fn ca(at: &At<'_>, folder: &Path) -> Result<CaBundle, ConfigError> {
     let path = at
         .text()
         .strip_prefix("file:")

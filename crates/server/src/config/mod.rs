@@ -4,6 +4,7 @@
 //! it means). After that nothing is checked again. Keys and certificates are not in a `Config`:
 //! it names them, and [`Config::keyring`] and [`Config::tls_pem`] fetch them.
 
+mod alerts;
 mod ambient;
 mod error;
 mod keys;
@@ -25,6 +26,7 @@ use gateway::catalog::{Catalog, Keyring};
 use gateway::upstream::Credential;
 use kernel::Secret;
 
+pub use alerts::{AlertWebhook, Alerts};
 pub use ambient::Environment;
 pub use error::ConfigError;
 pub use keys::schema;
@@ -54,6 +56,8 @@ pub struct Config {
     pub ratecards: Vec<PathBuf>,
     /// Largest request body in bytes.
     pub body_limit: usize,
+    /// Where the operator is told what is out of hand.
+    pub alerts: Alerts,
     /// What is accepted and probably not meant, in the order of the file.
     pub warnings: Vec<ConfigError>,
     // Relative references start here.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use base::Markup;
+use base::{Limits, Markup, Quota};
 use gateway::catalog::{HangUp, Model, Provider};
+use gateway::fair::LineSpec;
 use gateway::upstream::Reach;
 
-use super::{Config, Tier};
+use super::{Alerts, Config, Tier};
 
 pub(super) fn yaml(config: &Config) -> String {
     let mut out = Text::default();
@@ -58,6 +59,7 @@ pub(super) fn yaml(config: &Config) -> String {
     for path in &config.ratecards {
         out.line(1, &format!("- {}", quoted(&path.display().to_string())));
     }
+    out.alerts(&config.alerts);
     out.0
 }
 
@@ -79,6 +81,25 @@ impl Text {
                 format!("{name}:")
             },
         );
+    }
+
+    fn alerts(&mut self, alerts: &Alerts) {
+        let Alerts {
+            webhook,
+            tenant_hosts,
+        } = alerts;
+        self.line(0, "alerts:");
+        if let Some(webhook) = webhook {
+            self.line(1, &format!("webhook: {}", quoted(&webhook.url)));
+            let secret = quoted(&webhook.secret.to_string());
+            self.line(1, &format!("secret: {secret}"));
+            self.line(1, &format!("allow_private: {}", webhook.allow_private));
+            if let Some((ca, _)) = &webhook.ca {
+                self.line(1, &format!("ca: {}", quoted(ca)));
+            }
+        }
+        let hosts: Vec<String> = tenant_hosts.iter().map(|host| quoted(host)).collect();
+        self.line(1, &format!("tenant_hosts: [{}]", hosts.join(", ")));
     }
 
     fn provider(&mut self, provider: &Provider, key: Option<&str>, ca: Option<&str>) {
@@ -125,6 +146,13 @@ impl Text {
                 duration(timeouts.total)
             ),
         );
+        self.line_spec(provider.line_spec());
+    }
+
+    fn line_spec(&mut self, spec: LineSpec) {
+        self.line(2, &format!("concurrency: {}", spec.slots));
+        self.line(2, &format!("queue_length: {}", spec.queue));
+        self.line(2, &format!("queue_wait: {}", duration(spec.wait)));
     }
 
     fn model(&mut self, model: &Model) {
@@ -174,25 +202,33 @@ fn tier_values(tier: &Tier) -> Vec<(&'static str, String)> {
         ("model", tier.model.as_deref().map(quoted)),
         ("max_tokens", count(tier.max_tokens)),
         ("temperature", tier.temperature.clone()),
-        ("requests_per_second", count(tier.requests_per_second)),
-        ("requests_per_minute", count(tier.requests_per_minute)),
-        ("requests_per_day", count(tier.requests_per_day)),
-        ("tokens_per_minute", count(tier.tokens_per_minute)),
-        ("tokens_per_day", count(tier.tokens_per_day)),
-        (
-            "cost_per_day_usd",
-            tier.cost_per_day_usd.map(|money| money.to_string()),
-        ),
-        (
-            "cost_per_month_usd",
-            tier.cost_per_month_usd.map(|money| money.to_string()),
-        ),
-        ("concurrent_requests", count(tier.concurrent_requests)),
         ("markup", Some(markup(tier.markup))),
+        ("weight", Some(tier.weight.to_string())),
+        ("guaranteed_slots", Some(tier.guaranteed_slots.to_string())),
+        ("per_person", personal(&tier.limits.each_person)),
+        ("per_token", personal(&tier.limits.each_token)),
+        (
+            "alert_thresholds",
+            tier.alert_thresholds
+                .as_ref()
+                .map(|percents| format!("{percents:?}")),
+        ),
     ];
+    let limits = &tier.limits.tenant;
     all.into_iter()
         .filter_map(|(key, value)| Some((key, value?)))
+        .chain(
+            limits
+                .iter()
+                .map(|(quota, at)| (quota.name(), quota.shown(at))),
+        )
         .collect()
+}
+
+fn personal(limits: &Limits) -> Option<String> {
+    let limit = |(quota, at): (Quota, i128)| format!("{}: {}", quota.name(), quota.shown(at));
+    let limits: Vec<String> = limits.iter().map(limit).collect();
+    (!limits.is_empty()).then(|| format!("{{ {} }}", limits.join(", ")))
 }
 
 fn markup(markup: Markup) -> String {

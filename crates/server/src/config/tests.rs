@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use base::{Markup, Money};
+use base::{Markup, Money, Quota};
 use gateway::catalog::{HangUp, ProviderKind};
 use gateway::upstream::Reach;
 use proptest::prelude::*;
@@ -67,8 +67,8 @@ fn the_documented_example_is_accepted_whole() {
     );
     let basic = &config.tiers["basic"];
     assert_eq!(
-        basic.cost_per_month_usd,
-        Some(Money::parse_usd("20").unwrap())
+        basic.limits.tenant.limit(Quota::CostPerMonth),
+        Some(Money::parse_usd("20").unwrap().pico())
     );
     assert_eq!(
         (basic.temperature.as_deref(), basic.max_tokens),
@@ -79,7 +79,10 @@ fn the_documented_example_is_accepted_whole() {
         Some(&["gpt-4o-mini".to_owned()][..])
     );
     assert_eq!(
-        (basic.markup, basic.requests_per_minute),
+        (
+            basic.markup,
+            basic.limits.tenant.limit(Quota::RequestsPerMinute)
+        ),
         (Markup::NONE, None)
     );
     assert_eq!(config.catalog.tasks().len(), 1);
@@ -108,7 +111,7 @@ fn everything_has_a_default_and_everything_can_be_said() {
         assert!(config.catalog.models().is_empty() && config.warnings.is_empty());
     }
     let config = parse(
-        "listen: '[::]:80'\nbody_limit: 1 MiB\nproviders:\n- name: local\n  kind: openai\n  base_url: http://vllm.internal:8000/v1\n  allow_private: true\n  hang_up: drain\n  max_output_field: max_completion_tokens\n  timeouts: { connect: 500ms, first_byte: 2m, idle: 30s, total: 1h }\nmodels:\n- name: m\n  routes: [{ provider: local, model: org/m:free }]\n- { name: n, routes: [{ provider: local, model: n, weight: 7 }], fallback: [m] }\ntiers:\n  t: { markup: 1.25, cost_per_day_usd: 0.000000000001, requests_per_second: 0, concurrent_requests: 9, temperature: '1' }\n",
+        "listen: '[::]:80'\nbody_limit: 1 MiB\nproviders:\n- name: local\n  kind: openai\n  base_url: http://vllm.internal:8000/v1\n  allow_private: true\n  hang_up: drain\n  max_output_field: max_completion_tokens\n  timeouts: { connect: 500ms, first_byte: 2m, idle: 30s, total: 1h }\n  concurrency: 40\n  queue_length: 7\n  queue_wait: 2s\nmodels:\n- name: m\n  routes: [{ provider: local, model: org/m:free }]\n- { name: n, routes: [{ provider: local, model: n, weight: 7 }], fallback: [m] }\ntiers:\n  t: { markup: 1.25, cost_per_day_usd: 0.000000000001, requests_per_second: 0, concurrent_requests: 9, temperature: '1', weight: 5, guaranteed_slots: 3 }\n",
     )
     .unwrap();
     let local = config.catalog.provider("local").unwrap();
@@ -119,15 +122,27 @@ fn everything_has_a_default_and_everything_can_be_said() {
     assert_eq!(local.max_output_field().as_str(), "max_completion_tokens");
     assert_eq!(local.timeouts().connect, Duration::from_millis(500));
     assert_eq!(local.timeouts().total, Duration::from_secs(3_600));
+    let line = local.line_spec();
+    assert_eq!(
+        (line.slots, line.queue, line.wait),
+        (40, 7, Duration::from_secs(2))
+    );
     assert_eq!(config.body_limit, 1024 * 1024);
     assert_eq!(config.catalog.model("n").unwrap().routes[0].weight, 7);
     let tier = &config.tiers["t"];
+    assert_eq!((tier.weight, tier.guaranteed_slots), (5, 3));
     assert_eq!(
-        (tier.cost_per_day_usd, tier.markup.ppm()),
-        (Some(Money::from_pico(1)), 1_250_000)
+        (
+            tier.limits.tenant.limit(Quota::CostPerDay),
+            tier.markup.ppm()
+        ),
+        (Some(1), 1_250_000)
     );
     assert_eq!(
-        (tier.requests_per_second, tier.temperature.as_deref()),
+        (
+            tier.limits.tenant.limit(Quota::RequestsPerSecond),
+            tier.temperature.as_deref()
+        ),
         (Some(0), Some("1"))
     );
     assert!(config.warnings.is_empty());
@@ -139,7 +154,7 @@ fn errors_name_line_key_and_remedy() {
         |line: &str| format!("providers:\n- name: p\n  kind: openai\n  api_key: env:K\n  {line}\n");
     let model = |line: &str| format!("{}models:\n- name: m\n{line}\n", provider("region: eu"));
     for (text, expect) in [
-        ("colour: red\n".to_owned(), "config: line 1: colour: unknown key; known here are listen, tls, admin, providers, models, tasks, tiers, ratecards, body_limit"),
+        ("colour: red\n".to_owned(), "config: line 1: colour: unknown key; known here are listen, tls, admin, providers, models, tasks, tiers, ratecards, body_limit, alerts"),
         ("listen: 127.0.0.1:1\ncache: { exact: true }\n".to_owned(), "config: line 2: cache: this part is not in this version; remove it"),
         ("listen: 127.0.0.1:1\nlisten: 127.0.0.1:2\n".to_owned(), "config: line 2: listen: stands twice"),
         ("tasks: { a: m, a: n }".to_owned(), "config: line 1: a: stands twice"),
@@ -174,7 +189,10 @@ fn errors_name_line_key_and_remedy() {
         (provider("allow_private: yes"), "config: line 5: providers[0].allow_private: \"yes\" is not true or false"),
         (provider("ca: ca.pem"), "config: line 5: providers[0].ca: a CA file is written file:PATH"),
         (provider("ca: file:no-such.pem"), "config: line 5: providers[0].ca: no-such.pem: there is no such file"),
-        (provider("proxy: http://p"), "config: line 5: proxy: unknown key; known here are name, kind, base_url, api_key, region, timeouts, hang_up, allow_private, max_output_field, ca"),
+        (provider("concurrency: 0"), "config: line 5: providers[0].concurrency: \"0\" is not a whole number from 1 to 100000"),
+        (provider("queue_length: many"), "config: line 5: providers[0].queue_length: \"many\" is not a whole number from 0 to 100000"),
+        (provider("queue_wait: 0s"), "config: line 5: providers[0].queue_wait: \"0s\" is not a duration such as 500ms, 5s or 10m, up to 1h"),
+        (provider("proxy: http://p"), "config: line 5: proxy: unknown key; known here are name, kind, base_url, api_key, region, timeouts, hang_up, allow_private, max_output_field, ca, concurrency, queue_length, queue_wait"),
         (model("  routes: [{ provider: q, model: m }]"), "config: line 8: models[0].routes[0].provider: there is no provider \"q\""),
         (model("  routes: [{ provider: p, model: m, weight: 0 }]"), "config: line 8: models[0].routes[0].weight: \"0\" is not a weight from 1 to 1000000"),
         (model("  routes: []"), "config: line 7: models[0].routes: is empty; a model needs at least one route"),
@@ -223,12 +241,24 @@ fn limits_out_of_range_are_named() {
             "config: line 3: tiers.t.temperature: \"2.1\" is not a number from 0 to 2",
         ),
         (
+            tier("weight: 0"),
+            "config: line 3: tiers.t.weight: \"0\" is not a whole number from 1 to 1000",
+        ),
+        (
+            tier("weight: 1.5"),
+            "config: line 3: tiers.t.weight: \"1.5\" is not a whole number from 1 to 1000",
+        ),
+        (
+            tier("guaranteed_slots: -1"),
+            "config: line 3: tiers.t.guaranteed_slots: \"-1\" is not a whole number from 0 to 100000",
+        ),
+        (
             tier("models: [a]\n    model: b"),
             "config: line 4: tiers.t.model: is not in the models of this tier",
         ),
         (
             tier("tokens_per_year: 1"),
-            "config: line 3: tokens_per_year: unknown key; known here are models, model, max_tokens, temperature, requests_per_second, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, cost_per_day_usd, cost_per_month_usd, concurrent_requests, markup",
+            "config: line 3: tokens_per_year: unknown key; known here are models, model, max_tokens, temperature, markup, weight, guaranteed_slots, per_person, per_token, alert_thresholds, requests_per_second, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, cost_per_day_usd, cost_per_month_usd, concurrent_requests, storage_bytes",
         ),
     ] {
         assert_eq!(error(&text), expect, "{text}");
@@ -350,7 +380,7 @@ fn files_are_loaded_beside_their_references() {
 
 #[test]
 fn what_is_shown_is_accepted_and_means_the_same() {
-    let rich = "tls: { cert: file:c, key: env:K }\nproviders:\n- { name: p, kind: openai, base_url: 'http://[::1]:1/v1', hang_up: drain, timeouts: { idle: 1500ms, total: 90s } }\nmodels:\n- { name: 'a\u{23}b', routes: [{ provider: p, model: 'x:y' }] }\n- { name: c, routes: [{ provider: p, model: 'true', weight: 3 }], fallback: ['a#b'] }\ntasks: { 'on': c }\ntiers: { t: { models: [c], model: c, markup: 0.5, cost_per_day_usd: 1e-3, temperature: 1.50 }, empty: { max_tokens: 1 } }\nratecards: [a.json, /b.json]\n";
+    let rich = "tls: { cert: file:c, key: env:K }\nproviders:\n- { name: p, kind: openai, base_url: 'http://[::1]:1/v1', hang_up: drain, timeouts: { idle: 1500ms, total: 90s } }\nmodels:\n- { name: 'a\u{23}b', routes: [{ provider: p, model: 'x:y' }] }\n- { name: c, routes: [{ provider: p, model: 'true', weight: 3 }], fallback: ['a#b'] }\ntasks: { 'on': c }\ntiers: { t: { models: [c], model: c, markup: 0.5, cost_per_day_usd: 1e-3, temperature: 1.50 }, empty: { max_tokens: 1, storage_bytes: 9, per_token: { tokens_per_day: 7, cost_per_day_usd: 0.5 }, per_person: { requests_per_minute: 0 } } }\nratecards: [a.json, /b.json]\n";
     for text in ["", EXAMPLE, rich] {
         let shown = parse(text).unwrap().show();
         let again = parse(&shown).unwrap_or_else(|error| panic!("{error}\n{shown}"));

@@ -1,9 +1,16 @@
 //! Tiers: defaults and limits that tenants are put under by name.
 
-use base::{Markup, Money};
+use std::sync::Arc;
+
+use base::quota::Unit;
+use base::{Limits, Markup, Quota};
+use gateway::fair::WEIGHT_MAX;
+use kernel::quota::ScopedLimits;
 
 use super::ConfigError;
+use super::alerts;
 use super::low::{LowTier, Text};
+use super::meaning::SLOTS_MAX;
 use super::value::At;
 
 /// One tier. An absent limit does not limit; a limit of 0 admits nothing.
@@ -17,39 +24,21 @@ pub struct Tier {
     pub max_tokens: Option<u64>,
     /// Sampling temperature of calls that give none: a JSON number from 0 to 2, as text.
     pub temperature: Option<String>,
-    /// Calls in any second.
-    pub requests_per_second: Option<u64>,
-    /// Calls in any minute.
-    pub requests_per_minute: Option<u64>,
-    /// Calls in a UTC day.
-    pub requests_per_day: Option<u64>,
-    /// Tokens in any minute, input and output.
-    pub tokens_per_minute: Option<u64>,
-    /// Tokens in a UTC day, input and output.
-    pub tokens_per_day: Option<u64>,
-    /// Cost in a UTC day.
-    pub cost_per_day_usd: Option<Money>,
-    /// Cost in a UTC month.
-    pub cost_per_month_usd: Option<Money>,
-    /// Calls at the same time.
-    pub concurrent_requests: Option<u64>,
+    /// Limits of each tenant of the tier, of each of its persons and of each of its tokens.
+    pub limits: ScopedLimits,
     /// Factor on list prices.
     pub markup: Markup,
+    /// Share of a provider's concurrency when tenants wait for it, at least 1.
+    pub weight: u32,
+    /// Calls at the same time that each provider keeps room for, for each tenant.
+    pub guaranteed_slots: u32,
+    /// Percents of a limit at which its tenants are told; `None`: 50, 80 and 100.
+    pub alert_thresholds: Option<Arc<[u8]>>,
 }
 
 impl Tier {
     pub(super) fn read(low: &LowTier, at: &str) -> Result<Self, ConfigError> {
         let key = |name: &str| format!("{at}.{name}");
-        let count = |text: &Option<Text>, name| {
-            text.as_ref()
-                .map(|t| At::new(t, key(name)).count())
-                .transpose()
-        };
-        let money = |text: &Option<Text>, name| {
-            text.as_ref()
-                .map(|t| At::new(t, key(name)).money())
-                .transpose()
-        };
         Ok(Self {
             models: low
                 .models
@@ -66,18 +55,40 @@ impl Tier {
                 .as_ref()
                 .map(|t| At::new(t, key("temperature")).temperature())
                 .transpose()?,
-            requests_per_second: count(&low.requests_per_second, "requests_per_second")?,
-            requests_per_minute: count(&low.requests_per_minute, "requests_per_minute")?,
-            requests_per_day: count(&low.requests_per_day, "requests_per_day")?,
-            tokens_per_minute: count(&low.tokens_per_minute, "tokens_per_minute")?,
-            tokens_per_day: count(&low.tokens_per_day, "tokens_per_day")?,
-            cost_per_day_usd: money(&low.cost_per_day_usd, "cost_per_day_usd")?,
-            cost_per_month_usd: money(&low.cost_per_month_usd, "cost_per_month_usd")?,
-            concurrent_requests: count(&low.concurrent_requests, "concurrent_requests")?,
+            limits: ScopedLimits {
+                tenant: limits(&low.limits, at)?,
+                each_person: limits(&low.per_person.0, &key("per_person"))?,
+                each_token: limits(&low.per_token.0, &key("per_token"))?,
+            },
             markup: low
                 .markup
                 .as_ref()
                 .map_or(Ok(Markup::NONE), |t| At::new(t, key("markup")).markup())?,
+            weight: low
+                .weight
+                .as_ref()
+                .map_or(Ok(1), |t| At::new(t, key("weight")).within(1..=WEIGHT_MAX))?,
+            guaranteed_slots: low.guaranteed_slots.as_ref().map_or(Ok(1), |t| {
+                At::new(t, key("guaranteed_slots")).within(0..=SLOTS_MAX)
+            })?,
+            alert_thresholds: low
+                .alert_thresholds
+                .as_ref()
+                .map(|texts| alerts::percents(texts, &key("alert_thresholds")))
+                .transpose()?,
         })
     }
+}
+
+fn limits(low: &[(Quota, Text)], at: &str) -> Result<Limits, ConfigError> {
+    let mut limits = Limits::default();
+    for (quota, text) in low {
+        let at = At::new(text, format!("{at}.{}", quota.name()));
+        let limit = match quota.unit() {
+            Unit::Cost => at.money()?.pico(),
+            Unit::Requests | Unit::Tokens | Unit::Bytes => i128::from(at.count()?),
+        };
+        limits.set(*quota, Some(limit));
+    }
+    Ok(limits)
 }

@@ -2,6 +2,7 @@
 //! there only where it cannot be a secret.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use base::{Markup, Money};
@@ -12,7 +13,7 @@ use super::low::Text;
 /// The longest deadline that can be set.
 const DURATION_MAX: Duration = Duration::from_secs(3_600);
 /// The range of the body limit.
-const BODY_LIMIT: std::ops::RangeInclusive<u64> = 1024..=1024 * 1024 * 1024;
+const BODY_LIMIT: RangeInclusive<u64> = 1024..=1024 * 1024 * 1024;
 
 /// A value and where it stands.
 pub(super) struct At<'a> {
@@ -75,6 +76,18 @@ impl<'a> At<'a> {
             .filter(|n| *n <= 1_000_000)
             .and_then(|n| u32::try_from(n).ok());
         weight.ok_or_else(|| self.not("a weight from 1 to 1000000"))
+    }
+
+    /// A whole number of a range.
+    pub(super) fn within(&self, range: RangeInclusive<u32>) -> Result<u32, ConfigError> {
+        let number = self.count().ok().and_then(|n| u32::try_from(n).ok());
+        number.filter(|n| range.contains(n)).ok_or_else(|| {
+            self.not(&format!(
+                "a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ))
+        })
     }
 
     pub(super) fn money(&self) -> Result<Money, ConfigError> {

@@ -1,9 +1,12 @@
-//! Limits: what a tenant may use, who said so, and what is used of it.
+//! Limits: what a tenant and its persons and tokens may use, who said so, and what is used of it.
 
-use base::{Markup, Money, TenantId};
-use kernel::quota::{Quota, Unit};
-use kernel::{Limits, Operator, Tenant};
-use rpc::{Answer, Fault, LimitsChange, QuotaLine, QuotaView};
+use base::{Limits, Markup, Scope, TenantId};
+use kernel::lifecycle::QuotaChange;
+use kernel::quota::{Gauge, Override, Quotas};
+use kernel::{Operator, Tenant};
+use rpc::{
+    Answer, Fault, LimitsChange, OverrideView, PartyQuotas, QuotaLine, QuotaView, StorageView,
+};
 
 use super::Office;
 use crate::fault::fault;
@@ -14,66 +17,122 @@ impl Office {
         operator: &Operator,
         id: &TenantId,
     ) -> Result<Answer, Fault> {
-        quota_view(&self.tenant(operator, id)?).await
+        let tenant = self.tenant(operator, id)?;
+        quota_view(&tenant).await.map(Answer::Quota)
     }
 
     pub(super) async fn set_limits(
         &self,
         operator: &Operator,
         id: &TenantId,
-        change: &LimitsChange,
+        change: LimitsChange,
     ) -> Result<Answer, Fault> {
         let tenant = self.tenant(operator, id)?;
         if !change.is_empty() {
-            let before = outward(&tenant.account().overrides);
-            let after = inward(&change.applied_to(&before));
+            let LimitsChange {
+                tier,
+                scope,
+                until,
+                limits,
+            } = change;
+            let now = self.kernel.now();
+            let change = QuotaChange {
+                tier,
+                scope,
+                limits: limits.list(),
+                until: until.map(|until| until.moment(now)),
+            };
             self.kernel
-                .set_limits(operator, &tenant, change.tier.clone(), after)
+                .change_quotas(operator, &tenant, change)
                 .await
                 .map_err(fault)?;
         }
-        quota_view(&tenant).await
+        quota_view(&tenant).await.map(Answer::Quota)
     }
 }
 
-async fn quota_view(tenant: &Tenant) -> Result<Answer, Fault> {
+/// Everything there is to see of a tenant's quotas.
+pub(crate) async fn quota_view(tenant: &Tenant) -> Result<QuotaView, Fault> {
     // Reading brings the books of a tenant that was not used yet up to date.
     tenant.audit_length().await.map_err(fault)?;
+    let stored = tenant.stored();
     let account = tenant.account();
-    let limits = tenant.settings().limits;
-    let line = |quota: Quota| {
-        let (used, resets_at) = tenant.used(quota);
-        let shown = |amount: i128| {
-            if quota.unit() == Unit::Cost {
-                Money::from_pico(amount).to_string()
-            } else {
-                amount.to_string()
-            }
-        };
-        let limit = limits.limit(quota);
-        let source = match (account.overrides.limit(quota), limit) {
-            (Some(_), _) => "tenant",
-            (None, Some(_)) => "tier",
-            (None, None) => "none",
-        };
-        let fixed = matches!(
-            quota,
-            Quota::RequestsPerDay | Quota::TokensPerDay | Quota::CostPerDay | Quota::CostPerMonth
-        );
-        QuotaLine {
-            name: quota.name().to_owned(),
-            limit: limit.map(shown),
-            source: source.to_owned(),
-            used: shown(used),
-            resets_at: fixed.then_some(resets_at),
+    let now = tenant.now();
+    let Quotas {
+        tenant: gauges,
+        persons,
+        tokens,
+        mut overrides,
+    } = tenant.quotas();
+    overrides.retain(|over| over.until.is_none_or(|until| now < until));
+    let lines = |gauges: &[Gauge], scopes: &[&Scope]| -> Vec<QuotaLine> {
+        let line = |gauge| quota_line(gauge, &overrides, scopes);
+        gauges.iter().map(line).collect()
+    };
+    let person = |(name, gauges): &(Box<str>, Vec<Gauge>)| PartyQuotas {
+        name: name.to_string(),
+        quotas: lines(gauges, &[&Scope::Person(name.clone()), &Scope::EachPerson]),
+    };
+    let token = |(name, gauges): &(Box<str>, Vec<Gauge>)| {
+        let own = name.parse().map(Scope::Token).unwrap_or(Scope::EachToken);
+        PartyQuotas {
+            name: name.to_string(),
+            quotas: lines(gauges, &[&own, &Scope::EachToken]),
         }
     };
-    Ok(Answer::Quota(QuotaView {
+    Ok(QuotaView {
         tenant: tenant.id().clone(),
         tier: account.tier.clone(),
         markup: markup(tenant),
-        quotas: Quota::ALL.map(line).into(),
-    }))
+        quotas: lines(&gauges, &[&Scope::Tenant]),
+        persons: persons.iter().map(person).collect(),
+        tokens: tokens.iter().map(token).collect(),
+        overrides: overrides.iter().map(override_view).collect(),
+        storage: stored.map(|stored| StorageView {
+            database_bytes: stored.database,
+            files_bytes: stored.files,
+            cache_bytes: stored.cache,
+            logs_bytes: stored.logs,
+        }),
+    })
+}
+
+/// One line; its limit is that of the first of the scopes that has one, a temporary one before a lasting one.
+fn quota_line(gauge: &Gauge, overrides: &[Override], scopes: &[&Scope]) -> QuotaLine {
+    let quota = gauge.quota;
+    let of = |scope: &Scope, temporary: bool| {
+        overrides.iter().find(|over| {
+            over.scope == *scope && over.quota == quota && over.until.is_some() == temporary
+        })
+    };
+    let by = scopes
+        .iter()
+        .find_map(|scope| of(scope, true).or_else(|| of(scope, false)));
+    let source = match (by, gauge.limit) {
+        (Some(over), _) if over.until.is_some() => "temporary",
+        (Some(_), _) => "tenant",
+        (None, Some(_)) => "tier",
+        (None, None) => "none",
+    };
+    QuotaLine {
+        name: quota.name().to_owned(),
+        limit: gauge.limit.map(|limit| quota.shown(limit)),
+        source: source.to_owned(),
+        used: quota.shown(gauge.used),
+        held: quota.shown(gauge.held),
+        left: gauge.left().map(|left| quota.shown(left)),
+        resets_at: gauge.resets_at,
+        until: by.and_then(|over| over.until),
+    }
+}
+
+fn override_view(over: &Override) -> OverrideView {
+    OverrideView {
+        scope: over.scope.clone(),
+        name: over.quota.name().to_owned(),
+        limit: over.quota.shown(over.limit),
+        until: over.until,
+    }
 }
 
 /// The tier's factor on list prices, where it is one.
@@ -81,58 +140,59 @@ pub(super) fn markup(tenant: &Tenant) -> Option<Markup> {
     Some(tenant.settings().markup).filter(|markup| *markup != Markup::NONE)
 }
 
-/// Limits of the protocol as the kernel keeps them.
-pub(crate) fn inward(limits: &rpc::Limits) -> Limits {
-    let count = |value: Option<u64>| value.map(i128::from);
-    let cost = |value: Option<Money>| value.map(Money::pico);
-    let mut kept = Limits::default();
-    for quota in Quota::ALL {
-        let value = match quota {
-            Quota::RequestsPerSecond => count(limits.requests_per_second),
-            Quota::RequestsPerMinute => count(limits.requests_per_minute),
-            Quota::RequestsPerDay => count(limits.requests_per_day),
-            Quota::TokensPerMinute => count(limits.tokens_per_minute),
-            Quota::TokensPerDay => count(limits.tokens_per_day),
-            Quota::CostPerDay => cost(limits.cost_per_day_usd),
-            Quota::CostPerMonth => cost(limits.cost_per_month_usd),
-            Quota::ConcurrentRequests => count(limits.concurrent_requests),
-        };
-        kept.set(quota, value);
+/// The limits of a tenant as a whole that do not end by themselves.
+pub(super) fn lasting(overrides: &[Override]) -> Limits {
+    let mut limits = Limits::default();
+    for over in overrides {
+        if over.scope == Scope::Tenant && over.until.is_none() {
+            limits.set(over.quota, Some(over.limit));
+        }
     }
-    kept
-}
-
-/// The kernel's limits in the protocol.
-pub(crate) fn outward(limits: &Limits) -> rpc::Limits {
-    let count = |quota| {
-        limits
-            .limit(quota)
-            .map(|value| u64::try_from(value).unwrap_or(u64::MAX))
-    };
-    let cost = |quota| limits.limit(quota).map(Money::from_pico);
-    rpc::Limits {
-        requests_per_second: count(Quota::RequestsPerSecond),
-        requests_per_minute: count(Quota::RequestsPerMinute),
-        requests_per_day: count(Quota::RequestsPerDay),
-        tokens_per_minute: count(Quota::TokensPerMinute),
-        tokens_per_day: count(Quota::TokensPerDay),
-        cost_per_day_usd: cost(Quota::CostPerDay),
-        cost_per_month_usd: cost(Quota::CostPerMonth),
-        concurrent_requests: count(Quota::ConcurrentRequests),
-    }
+    limits
 }
 
 #[cfg(test)]
 mod tests {
+    use base::{Quota, Timestamp};
+
     use super::*;
 
     #[test]
-    fn every_limit_crosses_both_ways() {
-        let mut limits = Limits::default();
-        for (place, quota) in Quota::ALL.into_iter().enumerate() {
-            limits.set(quota, Some(i128::try_from(place).unwrap() * 7));
-        }
-        assert_eq!(inward(&outward(&limits)), limits);
-        assert_eq!(inward(&outward(&Limits::default())), Limits::default());
+    fn a_line_says_who_set_its_limit() {
+        let quota = Quota::TokensPerDay;
+        let over = |scope: &str, limit, until: Option<i64>| Override {
+            scope: scope.parse().unwrap(),
+            quota,
+            limit,
+            until: until.map(Timestamp::from_unix_ms),
+        };
+        let overrides = [
+            over("tenant", 100, None),
+            over("each-token", 20, None),
+            over("each-token", 30, Some(7)),
+            over("token:ci", 10, None),
+        ];
+        let gauge = |limit| Gauge {
+            quota,
+            limit,
+            used: 3,
+            held: 4,
+            resets_at: None,
+        };
+        let line = |limit, scopes: &[&str]| {
+            let scopes: Vec<Scope> = scopes.iter().map(|text| text.parse().unwrap()).collect();
+            let scopes: Vec<&Scope> = scopes.iter().collect();
+            quota_line(&gauge(limit), &overrides, &scopes)
+        };
+        assert_eq!(line(Some(100), &["tenant"]).source, "tenant");
+        assert_eq!(line(Some(10), &["token:ci", "each-token"]).source, "tenant");
+        let temporary = line(Some(30), &["token:other", "each-token"]);
+        assert_eq!(temporary.source, "temporary");
+        assert_eq!(temporary.until, Some(Timestamp::from_unix_ms(7)));
+        let left = (temporary.left.as_deref(), temporary.held.as_str());
+        assert_eq!(left, (Some("23"), "4"));
+        assert_eq!(line(Some(5), &["each-person"]).source, "tier");
+        assert_eq!(line(None, &["each-person"]).source, "none");
+        assert_eq!(lasting(&overrides).limit(quota), Some(100));
     }
 }

@@ -70,10 +70,21 @@ impl Office {
         })
     }
 
-    /// A fresh key for all values of a tenant waits for key rotation in the kernel.
-    pub(super) fn rotate_secrets() -> Result<Answer, Fault> {
-        let text =
-            "secrets rotate is not available in this version; secrets set replaces one value";
-        Err(Fault::new(FaultCode::NotAvailable, text))
+    pub(super) async fn rotate_secrets(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        let sealed = self
+            .kernel
+            .rotate_secrets(operator, &tenant)
+            .await
+            .map_err(fault)?;
+        Ok(Answer::Done {
+            message: format!(
+                "{sealed} secrets of {id} are sealed under a fresh key; the old key is destroyed"
+            ),
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! Tenants: create, list, show, suspend, resume, delete.
+//! Tenants: create, list, show, suspend, freeze, resume, delete.
 
 use base::TenantId;
 use kernel::lifecycle::NewTenant;
@@ -22,7 +22,7 @@ impl Office {
         let new = NewTenant {
             id: new.id,
             tier,
-            overrides: limits::inward(&new.limits),
+            overrides: new.limits,
         };
         let (tenant, token) = self
             .kernel
@@ -85,6 +85,19 @@ impl Office {
         self.show_tenant(operator, id)
     }
 
+    pub(super) async fn freeze_tenant(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        self.kernel
+            .freeze_tenant(operator, &tenant)
+            .await
+            .map_err(fault)?;
+        self.show_tenant(operator, id)
+    }
+
     pub(super) async fn resume_tenant(
         &self,
         operator: &Operator,
@@ -138,7 +151,7 @@ impl Office {
             tier: account.tier.clone(),
             created_at: account.created,
             markup: limits::markup(tenant),
-            limits: limits::outward(&account.overrides),
+            limits: limits::lasting(&account.overrides),
             tokens,
             audit_vkey: super::audit::verification_key(tenant),
             database: database(tenant, status, self.kernel.overlay_error(tenant)),
@@ -170,8 +183,13 @@ fn database(tenant: &Tenant, status: Status, overlay_error: Option<String>) -> D
 }
 
 fn status(name: &str) -> Result<Status, Fault> {
-    [Status::Active, Status::Suspended, Status::Deleting]
-        .into_iter()
-        .find(|status| status.as_str() == name)
-        .ok_or_else(|| internal(format!("a tenant has the status {name:?}")))
+    [
+        Status::Active,
+        Status::Frozen,
+        Status::Suspended,
+        Status::Deleting,
+    ]
+    .into_iter()
+    .find(|status| status.as_str() == name)
+    .ok_or_else(|| internal(format!("a tenant has the status {name:?}")))
 }

@@ -119,10 +119,10 @@ async fn limits_secrets_and_log_answer() {
     let house = House::open().await;
     let acme: base::TenantId = "acme".parse().unwrap();
     house.tenant("acme").await;
-    let change = rpc::LimitsChange {
-        tokens_per_day: rpc::Change::Set(7),
-        ..rpc::LimitsChange::default()
-    };
+    let mut change = rpc::LimitsChange::default();
+    change
+        .limits
+        .set(base::Quota::TokensPerDay, rpc::Change::Set(7));
     let (_, Ok(Answer::Quota(quota))) = house
         .ask(Command::QuotaSet {
             id: acme.clone(),

@@ -108,7 +108,7 @@ impl House {
         let new = NewTenant {
             id: id.parse().unwrap(),
             tier: None,
-            limits: rpc::Limits::default(),
+            limits: base::Limits::default(),
         };
         match self.ask(Command::TenantsCreate(new)).await {
             (_, Ok(Answer::TenantCreated(created))) => created,

@@ -250,7 +250,10 @@ impl Pool {
             let open_max = open_max.div_ceil(count);
             let thread = Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || Worker::new(kind, open_max, open_now).run(&jobs))
+                .spawn(move || {
+                    kind.take_its_class();
+                    Worker::new(kind, open_max, open_now).run(&jobs);
+                })
                 .map_err(|_| StoreError::Io)?;
             pool.queues.push(Queue(sender));
             pool.threads.push(thread);

@@ -1,4 +1,4 @@
-//! TLS toward providers, and the byte stream of a connection.
+//! TLS toward others, and the byte stream of a connection.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// Root certificates that an operator gives for one provider; they replace the system's.
+/// Root certificates that an operator gives for one host; they replace the system's.
 #[derive(Clone)]
 pub struct CaBundle {
     roots: Arc<RootCertStore>,
@@ -103,12 +103,15 @@ fn client_config(roots: Arc<RootCertStore>) -> Option<Arc<ClientConfig>> {
 }
 
 /// A TCP connection, with or without TLS.
-pub(super) enum Stream {
+pub enum Stream {
+    /// In the clear.
     Plain(TcpStream),
+    /// Under TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl AsyncRead for Stream {
+    #[inline]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -122,6 +125,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
+    #[inline]
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -147,6 +151,7 @@ impl AsyncWrite for Stream {
         }
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -158,6 +163,7 @@ impl AsyncWrite for Stream {
         }
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),

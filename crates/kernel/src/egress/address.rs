@@ -1,4 +1,4 @@
-//! Which addresses a provider may be reached at.
+//! Which addresses may be reached.
 //!
 //! The decision is about the parsed address of the socket to be opened, never about the text of a
 //! host name: every spelling of an address (mapped, translated, octal) has become one value here.
@@ -14,12 +14,12 @@ pub enum Place {
     Loopback,
     /// Somebody's own network: RFC 1918, CGNAT, unique local, benchmarking.
     Private,
-    /// Never a provider: metadata services, link-local, multicast, unspecified, reserved,
+    /// Never reached: metadata services, link-local, multicast, unspecified, reserved,
     /// documentation, tunnels that hide the true address.
     Never,
 }
 
-/// How far an operator lets one provider reach.
+/// How far a connection may reach.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reach {
     /// Public addresses only.
@@ -32,7 +32,7 @@ pub enum Reach {
 
 impl Reach {
     /// Whether a connection to `address` is allowed. Without TLS a public address is refused even
-    /// where private ones are allowed: the provider's key would cross the internet in clear text.
+    /// where private ones are allowed: a key, or a tenant's data, would cross the internet in clear text.
     #[must_use]
     pub fn allows(self, address: IpAddr, tls: bool) -> bool {
         match (self, place(address)) {

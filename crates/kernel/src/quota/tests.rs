@@ -1,0 +1,408 @@
+use std::time::Duration;
+
+use base::Money;
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap()
+}
+
+fn call(tokens: u64, usd: &str) -> Demand {
+    Demand {
+        requests: 1,
+        tokens,
+        cost: Money::parse_usd(usd).unwrap(),
+    }
+}
+
+fn limits(pairs: &[(Quota, i128)]) -> LimitsInForce {
+    scoped(&[], pairs)
+}
+
+/// Limits of each token, and of the tenant.
+fn scoped(each_token: &[(Quota, i128)], tenant: &[(Quota, i128)]) -> LimitsInForce {
+    let mut tier = ScopedLimits::default();
+    for (limits, pairs) in [
+        (&mut tier.each_token, each_token),
+        (&mut tier.tenant, tenant),
+    ] {
+        for (quota, limit) in pairs {
+            limits.set(*quota, Some(*limit));
+        }
+    }
+    LimitsInForce::new(&tier, &[], at("2026-01-01"))
+}
+
+/// Nobody in particular.
+const ANY: Caller = Caller {
+    person: None,
+    token: None,
+};
+
+fn token(meters: &mut Meters, name: &str) -> Caller {
+    Caller {
+        token: meters.party_id(PartyKind::Token, name, at("2026-01-01")),
+        person: None,
+    }
+}
+
+fn used(meters: &mut Meters, limits: &LimitsInForce, quota: Quota, now: Timestamp) -> (i128, i128) {
+    let gauge = meters.gauges(limits, now)[quota as usize];
+    (gauge.used, gauge.held)
+}
+
+#[test]
+fn exactly_fifty_of_ten_cents_fit_into_five_dollars() {
+    let limits = limits(&[(Quota::CostPerDay, Money::parse_usd("5").unwrap().pico())]);
+    let now = at("2026-11-22T10:00:00Z");
+    let mut meters = Meters::default();
+    let mut fits = || meters.reserve(&limits, ANY, call(10, "0.1"), now);
+    let admitted = (0..1000).filter(|_| fits().is_ok()).count();
+    assert_eq!(admitted, 50);
+    let refused = fits().unwrap_err();
+    assert_eq!(refused.quota, Quota::CostPerDay);
+    assert_eq!(refused.retry_at, Some(at("2026-11-23T00:00:00Z")));
+}
+
+#[test]
+fn larger_than_the_limit_never_fits() {
+    let limits = limits(&[(Quota::TokensPerDay, 100), (Quota::RequestsPerDay, 0)]);
+    let now = at("2026-01-01");
+    let refused = Meters::default()
+        .reserve(&limits, ANY, call(101, "0"), now)
+        .unwrap_err();
+    // Waiting for the other one would not help.
+    assert_eq!(
+        (refused.quota, refused.retry_at),
+        (Quota::TokensPerDay, None)
+    );
+}
+
+#[test]
+fn zero_admits_nothing_and_windows_reset() {
+    let none = limits(&[(Quota::RequestsPerDay, 0)]);
+    let mut meters = Meters::default();
+    let refused = meters.reserve(&none, ANY, call(0, "0"), at("2026-01-01"));
+    assert!(refused.is_err());
+    let month = limits(&[(Quota::CostPerMonth, Money::parse_usd("1").unwrap().pico())]);
+    let held = meters
+        .reserve(&month, ANY, call(1, "1"), at("2026-12-31T23:59:59Z"))
+        .unwrap();
+    let refused = meters
+        .reserve(&month, ANY, call(1, "1"), at("2026-12-31T23:59:59.9Z"))
+        .unwrap_err();
+    assert_eq!(refused.retry_at, Some(at("2027-01-01")));
+    let new_year = at("2027-01-01");
+    let next = meters.reserve(&month, ANY, call(1, "1"), new_year).unwrap();
+    // The old month's settlement does not touch the new month.
+    meters.settle(held, call(1, "0"));
+    assert!(
+        meters
+            .reserve(&month, ANY, call(1, "0.1"), new_year)
+            .is_err()
+    );
+    meters.settle(next, call(1, "0.5"));
+    assert!(
+        meters
+            .reserve(&month, ANY, call(1, "0.5"), new_year)
+            .is_ok()
+    );
+}
+
+#[test]
+fn what_lasts_longest_is_what_the_caller_is_told() {
+    let limits = scoped(
+        &[(Quota::TokensPerDay, 10)],
+        &[
+            (Quota::RequestsPerMinute, 1),
+            (Quota::CostPerMonth, Money::parse_usd("1").unwrap().pico()),
+        ],
+    );
+    let now = at("2026-11-22T10:00:00Z");
+    let mut meters = Meters::default();
+    let ci = token(&mut meters, "ci");
+    let _held = meters.reserve(&limits, ci, call(10, "0.1"), now).unwrap();
+    let told = |meters: &mut Meters, demand| meters.reserve(&limits, ci, demand, now).unwrap_err();
+    // The minute is over long before the day is.
+    let over = told(&mut meters, call(1, "0.1"));
+    assert_eq!(
+        (over.quota, over.whose),
+        (Quota::TokensPerDay, Whose::Token)
+    );
+    assert_eq!(over.retry_at, Some(at("2026-11-23")));
+    let over = told(&mut meters, call(1, "0.95"));
+    assert_eq!(
+        (over.quota, over.whose),
+        (Quota::CostPerMonth, Whose::Tenant)
+    );
+    assert_eq!(over.retry_at, Some(at("2026-12-01")));
+}
+
+#[test]
+fn each_token_has_counters_of_its_own_and_a_refusal_counts_for_nobody() {
+    let limits = scoped(&[(Quota::TokensPerDay, 100)], &[(Quota::TokensPerDay, 150)]);
+    let now = at("2026-11-22T10:00:00Z");
+    let mut meters = Meters::default();
+    let (a, b) = (token(&mut meters, "a"), token(&mut meters, "b"));
+    let one = meters.reserve(&limits, a, call(100, "0"), now).unwrap();
+    let over = meters.reserve(&limits, a, call(1, "0"), now).unwrap_err();
+    assert_eq!(over.whose, Whose::Token);
+    let over = meters.reserve(&limits, b, call(60, "0"), now).unwrap_err();
+    assert_eq!(over.whose, Whose::Tenant);
+    assert_eq!(meters.left(&limits, b, Unit::Tokens, now), Some(50));
+    let two = meters.reserve(&limits, b, call(50, "0"), now).unwrap();
+    meters.settle(one, call(10, "0"));
+    assert_eq!(meters.left(&limits, a, Unit::Tokens, now), Some(90));
+    meters.release(two);
+    let lines = meters.party_gauges(PartyKind::Token, &limits, now);
+    let tokens: Vec<_> = lines
+        .iter()
+        .map(|(name, gauges)| (&**name, gauges[Quota::TokensPerDay as usize].used))
+        .collect();
+    assert_eq!(tokens, [("a", 10), ("b", 0)]);
+    assert_eq!(
+        used(&mut meters, &limits, Quota::TokensPerDay, now),
+        (10, 0)
+    );
+}
+
+#[test]
+fn standing_names_the_tightest_limit_of_each_unit() {
+    let limits = scoped(
+        &[(Quota::TokensPerMinute, 1_000)],
+        &[
+            (Quota::TokensPerDay, 500),
+            (Quota::RequestsPerDay, 3),
+            (Quota::ConcurrentRequests, 1),
+        ],
+    );
+    let now = at("2026-11-22T10:00:00Z");
+    let mut meters = Meters::default();
+    let ci = token(&mut meters, "ci");
+    let _held = meters.reserve(&limits, ci, call(100, "0"), now).unwrap();
+    let standing = meters.standing(&limits, ci);
+    let tokens = standing.tokens.unwrap();
+    assert_eq!(
+        (tokens.quota, tokens.left()),
+        (Quota::TokensPerDay, Some(400))
+    );
+    assert_eq!((tokens.used, tokens.held), (0, 100));
+    assert_eq!(tokens.resets_at, Some(at("2026-11-23")));
+    let requests = standing.requests.unwrap();
+    assert_eq!(
+        (requests.quota, requests.left()),
+        (Quota::RequestsPerDay, Some(2))
+    );
+    assert_eq!(standing.cost, None);
+}
+
+#[test]
+fn a_sliding_minute_never_admits_more_in_any_minute() {
+    let limits = limits(&[(Quota::RequestsPerMinute, 10)]);
+    let mut meters = Meters::default();
+    let start = at("2026-01-01").unix_ms();
+    let mut admitted = Vec::new();
+    for tick in 0..4_000 {
+        let now = Timestamp::from_unix_ms(start + tick * 97);
+        if meters.reserve(&limits, ANY, call(1, "0"), now).is_ok() {
+            admitted.push(now.unix_ms());
+        }
+    }
+    for window in admitted.windows(11) {
+        assert!(
+            window[10] - window[0] >= 60_000,
+            "{} ms",
+            window[10] - window[0]
+        );
+    }
+    assert!(admitted.len() > 55);
+}
+
+#[test]
+fn a_clock_that_goes_back_switches_no_limit_off() {
+    for quota in [Quota::RequestsPerMinute, Quota::RequestsPerDay] {
+        let limits = limits(&[(quota, 3)]);
+        let mut meters = Meters::default();
+        let _ahead = meters
+            .reserve(&limits, ANY, call(1, "0"), at("2026-01-03"))
+            .unwrap();
+        let back = at("2026-01-01T12:00:00Z");
+        let fits = |_: &i32| meters.reserve(&limits, ANY, call(1, "0"), back).is_ok();
+        let admitted = (0..200).filter(fits).count();
+        assert_eq!(admitted, 2, "{quota:?}");
+    }
+}
+
+#[test]
+fn what_a_clock_that_went_back_reserved_is_given_back() {
+    let limits = limits(&[(Quota::TokensPerDay, 10), (Quota::TokensPerMinute, 10)]);
+    let mut meters = Meters::default();
+    let _none = meters
+        .reserve(&limits, ANY, call(0, "0"), at("2026-01-03"))
+        .unwrap();
+    let back = at("2026-01-01");
+    for _ in 0..5 {
+        let held = meters.reserve(&limits, ANY, call(10, "0"), back).unwrap();
+        meters.release(held);
+    }
+}
+
+#[test]
+fn storage_is_measured_and_open_calls_keep_their_bound_on_top() {
+    let limits = limits(&[(Quota::StorageBytes, 10 * RECORD_BYTES)]);
+    let now = at("2026-01-01");
+    let mut meters = Meters::default();
+    meters.measured(u64::try_from(7 * RECORD_BYTES).unwrap(), 1);
+    let one = meters.reserve(&limits, ANY, call(1, "0"), now).unwrap();
+    let _two = meters.reserve(&limits, ANY, call(1, "0"), now).unwrap();
+    let over = meters.reserve(&limits, ANY, call(1, "0"), now).unwrap_err();
+    assert_eq!(over.quota, Quota::StorageBytes);
+    assert_eq!(over.retry_at, Some(now.plus(ASK_AGAIN_AFTER)));
+    // A call that ended has written its record; the next measurement finds how large it was.
+    meters.settle(one, call(1, "0"));
+    assert!(meters.reserve(&limits, ANY, call(1, "0"), now).is_err());
+    meters.measured(u64::try_from(7 * RECORD_BYTES).unwrap() + 100, 0);
+    assert!(meters.reserve(&limits, ANY, call(1, "0"), now).is_ok());
+}
+
+#[test]
+fn thresholds_are_told_once_for_each_window() {
+    let limits = limits(&[
+        (Quota::TokensPerDay, 100),
+        (Quota::RequestsPerMinute, 1_000),
+    ]);
+    let percents = [50, 80, 100];
+    let mut meters = Meters::default();
+    let now = at("2026-11-22T10:00:00Z");
+    let told = |meters: &mut Meters, now| -> Vec<(Quota, u8)> {
+        let crossings = meters.crossed(&limits, &percents, now);
+        crossings.iter().map(|c| (c.quota, c.percent)).collect()
+    };
+    assert!(told(&mut meters, now).is_empty());
+    let day = Quota::TokensPerDay;
+    let settled = |meters: &mut Meters, tokens: u64, now| {
+        let held = meters
+            .reserve(&limits, ANY, call(tokens, "0"), now)
+            .unwrap();
+        // What is held may come back: it reaches nothing.
+        assert!(told(meters, now).is_empty());
+        meters.settle(held, call(tokens, "0"));
+    };
+    settled(&mut meters, 49, now);
+    assert!(told(&mut meters, now).is_empty());
+    // A call that does not fit while half is left says nothing about the budget.
+    assert!(meters.reserve(&limits, ANY, call(90, "0"), now).is_err());
+    assert!(told(&mut meters, now).is_empty());
+    settled(&mut meters, 36, now);
+    assert_eq!(told(&mut meters, now), [(day, 50), (day, 80)]);
+    assert!(told(&mut meters, now).is_empty());
+    // The end of a budget is where calls are refused, though a few tokens are left.
+    assert!(meters.reserve(&limits, ANY, call(30, "0"), now).is_err());
+    assert_eq!(told(&mut meters, now), [(day, 100)]);
+    assert_eq!(meters.throttled(&limits)[0].quota, day);
+    assert!(meters.throttled(&limits).is_empty());
+    let tomorrow = now.plus(Duration::from_secs(86_400));
+    settled(&mut meters, 60, tomorrow);
+    let crossing = meters.crossed(&limits, &percents, tomorrow)[0];
+    assert_eq!((crossing.percent, crossing.used), (50, 60));
+    assert!(!crossing.refused);
+    assert_eq!(crossing.window, Some(at("2026-11-23")));
+    assert_eq!(crossing.resets_at, Some(at("2026-11-24")));
+}
+
+#[test]
+fn places_of_idle_parties_are_given_to_new_ones() {
+    let limits = scoped(&[(Quota::RequestsPerMinute, 1)], &[]);
+    let now = at("2026-01-01");
+    let mut meters = Meters::default();
+    let ids: Vec<_> = (0..10_000)
+        .map(|n| token(&mut meters, &format!("t{n}")))
+        .collect();
+    for by in &ids {
+        let held = meters.reserve(&limits, *by, call(1, "0"), now).unwrap();
+        meters.settle(held, call(1, "0"));
+    }
+    // Everybody is active in this month.
+    assert_eq!(meters.party_id(PartyKind::Token, "new", now), None);
+    let next_month = at("2026-02-02");
+    let new = meters
+        .party_id(PartyKind::Token, "new", next_month)
+        .unwrap();
+    let gone = ids.iter().filter_map(|by| by.token);
+    assert_eq!(gone.filter(|id| !meters.knows(*id)).count(), 1);
+    assert!(meters.knows(new) && meters::PartyId::unpacked(new.packed()) == Some(new));
+    assert_eq!(meters::PartyId::unpacked(0), None);
+}
+
+proptest! {
+    #[test]
+    fn settled_plus_held_never_passes_the_limit(steps in proptest::collection::vec((0_u8..4, 0_u64..40, 0_usize..40), 1..300)) {
+        let limits = scoped(
+            &[(Quota::TokensPerDay, 70), (Quota::CostPerDay, 30)],
+            &[(Quota::TokensPerDay, 100), (Quota::ConcurrentRequests, 5), (Quota::CostPerMonth, 50)],
+        );
+        let now = at("2026-06-01T12:00:00Z");
+        let mut meters = Meters::default();
+        let tokens = [token(&mut meters, "a"), token(&mut meters, "b")];
+        let mut open: Vec<(usize, Reservation)> = Vec::new();
+        let mut settled = [0_u64; 2];
+        for (action, amount, other) in steps {
+            let who = other % 2;
+            // Costs of one pico-USD a token: the sums are the same in both units.
+            let demand = |tokens: u64| Demand { requests: 1, tokens, cost: Money::from_pico(i128::from(tokens)) };
+            if action < 2 {
+                if let Ok(held) = meters.reserve(&limits, tokens[who], demand(amount), now) {
+                    open.push((who, held));
+                }
+            } else if !open.is_empty() {
+                let (whose, held) = open.remove(other % open.len());
+                if action == 2 {
+                    let charged = held.demand().tokens.min(amount);
+                    settled[whose] += charged;
+                    meters.settle(held, demand(charged));
+                } else {
+                    meters.release(held);
+                }
+            }
+            let held = |whose: usize| -> u64 { open.iter().filter(|(by, _)| *by == whose).map(|(_, held)| held.demand().tokens).sum() };
+            let all = settled[0] + settled[1] + held(0) + held(1);
+            prop_assert!(all <= 50 && open.len() <= 5);
+            for whose in [0, 1] {
+                prop_assert!(settled[whose] + held(whose) <= 30);
+                let lines = meters.party_gauges(PartyKind::Token, &limits, now);
+                let gauge = lines[whose].1[Quota::TokensPerDay as usize];
+                prop_assert_eq!((gauge.used, gauge.held), (i128::from(settled[whose]), i128::from(held(whose))));
+            }
+            prop_assert_eq!(used(&mut meters, &limits, Quota::TokensPerDay, now), (i128::from(settled[0] + settled[1]), i128::from(held(0) + held(1))));
+            prop_assert_eq!(used(&mut meters, &limits, Quota::ConcurrentRequests, now).0, open.len() as i128);
+        }
+    }
+
+    /// Whatever was used before: a millisecond before the moment that a refusal names the call does not fit, at it it does.
+    #[test]
+    fn the_moment_of_a_refusal_is_true(
+        used in proptest::collection::vec((0_i64..90_000, 1_u64..30), 0..40),
+        quota in proptest::sample::select(vec![Quota::RequestsPerSecond, Quota::RequestsPerMinute, Quota::TokensPerMinute, Quota::TokensPerDay, Quota::CostPerDay, Quota::CostPerMonth]),
+        start in proptest::sample::select(vec!["2026-11-30T23:59:00Z", "2026-12-31T23:58:58.5Z", "2028-02-28T23:59:30Z", "2026-03-04T05:06:07.089Z"]),
+        needed in 1_u64..30,
+    ) {
+        let limits = limits(&[(quota, 40)]);
+        let mut meters = Meters::default();
+        let mut now = at(start);
+        for (wait_ms, amount) in used {
+            now = now.plus(Duration::from_millis(u64::try_from(wait_ms / 10).unwrap()));
+            let demand = Demand { requests: amount, tokens: amount, cost: Money::from_pico(i128::from(amount)) };
+            let _held = meters.reserve(&limits, ANY, demand, now);
+        }
+        let demand = Demand { requests: needed, tokens: needed, cost: Money::from_pico(i128::from(needed)) };
+        if let Err(over) = meters.reserve(&limits, ANY, demand, now) {
+            let retry = over.retry_at.unwrap();
+            prop_assert!(retry > now);
+            let before = Timestamp::from_unix_ms(retry.unix_ms() - 1);
+            prop_assert!(meters.reserve(&limits, ANY, demand, before).is_err());
+            prop_assert!(meters.reserve(&limits, ANY, demand, retry).is_ok());
+        }
+    }
+}
