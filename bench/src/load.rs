@@ -232,13 +232,14 @@ fn micros(duration: Duration) -> u64 {
         .max(1)
 }
 
-struct Connection {
+/// One connection to a server.
+pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    async fn open(addr: SocketAddr) -> Result<Self> {
+    pub(crate) async fn open(addr: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -255,7 +256,20 @@ impl Connection {
         Ok(())
     }
 
-    async fn exchange(
+    /// Sends one request and reads its whole answer, whatever it is: the status.
+    pub(crate) async fn status(&mut self, request: &[u8]) -> Result<u16> {
+        self.stream.write_all(request).await?;
+        let mut reply = Reply::default();
+        while !reply.done {
+            self.fill().await?;
+            reply.feed(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(reply.status)
+    }
+
+    /// Sends one request and reads its whole answer, which must be right.
+    pub(crate) async fn exchange(
         &mut self,
         request: &[u8],
         kind: Kind,

@@ -2,12 +2,15 @@
 //!
 //! `bench run` starts a mock upstream, the floor and the gateway, drives each in turn with the
 //! same load, and prints what they cost and the ratios between them. `bench mock` and `bench
-//! floor` are the processes that it starts.
+//! floor` are the processes that it starts. `bench neighbour` measures what one tenant's load does to
+//! another tenant's calls.
 
+mod attack;
 mod floor;
 mod gateway;
 mod load;
 mod mock;
+mod neighbour;
 mod process;
 mod report;
 mod run;
@@ -33,6 +36,10 @@ struct Arguments {
 enum Command {
     /// Measure everything and print the table
     Run(run::Flags),
+    /// Measure a victim's latency beside an attacker in the same gateway and beside the same attacker elsewhere
+    Neighbour(neighbour::Flags),
+    /// The attacker alone: load for some seconds, counts into a file
+    Attack(attack::Flags),
     /// The mock upstream alone
     Mock {
         /// Address to listen on
@@ -53,6 +60,8 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(flags) => run::run(&flags),
+        Command::Neighbour(flags) => neighbour::run(&flags),
+        Command::Attack(flags) => on_one_thread(attack::run(flags)),
         Command::Mock { listen } => on_one_thread(mock::serve(listen)),
         Command::Floor { listen, upstream } => on_one_thread(floor::serve(listen, upstream)),
     };

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use crate::process::now_us;
 use crate::scenario::{CHUNKS, MODEL, PACE_MARK, chat_answer};
 
-/// Largest request the mock reads.
-const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Largest request the mock reads: an attack with large bodies passes.
+const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What the mock counts: read through `GET /stats`.
 #[derive(Default)]

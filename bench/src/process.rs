@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 
 /// A child that ends with its owner.
 pub(crate) struct Process {
@@ -79,6 +79,19 @@ impl Process {
     /// Asks the process to end and waits for it.
     pub(crate) fn end(mut self) -> Result<()> {
         self.stop()
+    }
+
+    /// Waits until the process ends by itself.
+    pub(crate) fn finish(mut self, within: Duration) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < within {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "the process failed: {status}");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the process did not end within {within:?}");
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -251,6 +264,19 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a file.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Lets this process open as many sockets as the system allows it.
+pub(crate) fn raise_descriptor_limit() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(())
 }
 
 /// The last lines of a log, for an error message.

@@ -26,7 +26,7 @@ pub(crate) const MODEL: &str = "bench-chat";
 /// Marks the pause between chunks in the request, as the gateway passes no foreign header on.
 pub(crate) const PACE_MARK: &str = "pace=";
 /// Size of a request body and of a whole answer's body.
-const BODY_BYTES: usize = 1024;
+pub(crate) const BODY_BYTES: usize = 1024;
 
 /// Every scenario, in the order of the table.
 pub(crate) const SCENARIOS: [Scenario; 6] = [
@@ -75,22 +75,28 @@ impl Scenario {
             Kind::Chat => String::new(),
             Kind::Stream(pause) => format!("{PACE_MARK}{}ms ", pause.as_millis()),
         };
-        let head = format!(
-            r#"{{"model":"{MODEL}","max_tokens":300,"temperature":0.7,"messages":[{{"role":"system","content":"You are a benchmark."}},{{"role":"user","content":"{pace}"#
-        );
-        let end = format!(r#""}}]{tail}}}"#);
-        let text = filler(BODY_BYTES.saturating_sub(head.len() + end.len()));
-        let body = format!("{head}{text}{end}");
-        let mut request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\
+        request(token, MODEL, BODY_BYTES, &pace, &tail)
+    }
+}
+
+/// The bytes of one request, head and body: this bearer token, model, body size, mark at the beginning of the text, and members at
+/// the end of the body.
+pub(crate) fn request(token: &str, model: &str, bytes: usize, pace: &str, tail: &str) -> Vec<u8> {
+    let head = format!(
+        r#"{{"model":"{model}","max_tokens":300,"temperature":0.7,"messages":[{{"role":"system","content":"You are a benchmark."}},{{"role":"user","content":"{pace}"#
+    );
+    let end = format!(r#""}}]{tail}}}"#);
+    let text = filler(bytes.saturating_sub(head.len() + end.len()));
+    let body = format!("{head}{text}{end}");
+    let mut request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\naccept: application/json\r\nuser-agent: bench\r\n\
              content-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body.as_bytes());
-        request
-    }
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body.as_bytes());
+    request
 }
 
 /// The body of a whole answer.

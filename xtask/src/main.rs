@@ -39,7 +39,8 @@ Commands:
   check           everything that must hold before a commit: formatting, clippy, house rules,
                   cargo-deny, then `test`
   tidy            only the house rules (also run by `cargo test`, as the tests of this tool)
-  bench [ARGS]    the benchmark, in release mode; `cargo xtask bench --help` lists what it takes
+  bench [ARGS]    the benchmarks, in release mode: `bench run` against a bare pass-through, `bench neighbour` for what one
+                  tenant's load does to another; `cargo xtask bench --help` lists what they take
   help            this text
 
 With CI=true in the environment a missing tool is an error; otherwise it is a skip with its reason.
