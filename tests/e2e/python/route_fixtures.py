@@ -107,6 +107,7 @@ FIXTURES = [
     _get("/v1/models"),
     _get("/v1/models/{model}", families={"model": "listed model"}),
     _get("/tenant/v1/usage", "", "?detail=true", "?format=csv", "?detail=true&format=csv"),
+    _get("/tenant/v1/quota"),
     _get("/tenant/v1/config"),
     _get("/tenant/v1/audit", "", "?limit=1000", "?from=3&limit=2"),
     Fixture("GET", "/healthz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/healthz")}, {}),
@@ -124,7 +125,10 @@ FIXTURES = [
     # The confirmation is read first, and is wrong in itself.
     _operate("DELETE", TENANT, query="?confirm={tenant}", of_no_name=400),
     _operate("POST", TENANT + "/suspend"),
+    _operate("POST", TENANT + "/freeze"),
     _operate("POST", TENANT + "/resume"),
+    _operate("GET", TENANT + "/quota"),
+    _operate("PATCH", TENANT + "/quota", body=lambda v: {"requests_per_day": 100000}),
     _operate("GET", TENANT + "/tokens"),
     _operate("POST", TENANT + "/tokens", body=lambda v: {"name": "matrix", "role": "app"}, success=201),
     _operate("DELETE", TENANT + "/tokens/{token}"),
