@@ -525,8 +525,14 @@ def test_no_file_holds_a_canary_but_the_tenants_own_overlay(run):
     for path in world.gw.data.rglob("*"):
         if not path.is_file() or path.is_symlink():
             continue
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            # The journal's next segment is prepared under another name, all zeros.
+            assert path.name in ("spare.new", "spare"), path
+            continue
         # Room kept for later is empty, and long.
-        content, read = re.sub(rb"\0{64,}", b"\0", path.read_bytes()), read + 1
+        content, read = re.sub(rb"\0{64,}", b"\0", raw), read + 1
         where = str(path.relative_to(world.gw.data))
         for tenant, scan in world.marks_of.items():
             found |= {(where, name) for name in scan.names(content)}
