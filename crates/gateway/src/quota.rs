@@ -31,6 +31,8 @@ pub struct Hold {
     card: Arc<RateCard>,
     reserved: Option<Reserved>,
     attempts: u32,
+    /// Whether the row of an attempt counts the call.
+    counted: bool,
     /// The output per choice that was bought when the call was reserved; later attempts buy no more.
     cap: Option<u64>,
     place: CallPlace,
@@ -87,6 +89,7 @@ pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Hold, Refusal> 
         card,
         reserved: Some(reserved),
         attempts: 0,
+        counted: false,
         cap,
         place: CallPlace {
             _slot: slot,
@@ -145,12 +148,17 @@ impl Hold {
         request_sent: [u8; 32],
     ) -> Result<UnwrittenAttempt, Refusal> {
         let tenant = self.permit.admission.tenant();
-        let reserved = match self.reserved.take() {
+        let held = self.reserved.take().filter(|held| {
+            let held = held.demand();
+            // A fallback can be dearer than what the model's own routes made the call set aside: that goes back whole.
+            quote.demand.tokens <= held.tokens && quote.demand.cost <= held.cost
+        });
+        let reserved = match held {
             Some(mut reserved) => {
                 reserved.shrink_to(quote.demand);
                 reserved
             }
-            // A retry is part of the same call: it counts as no further request.
+            // A further attempt is part of the same call: it counts as no further request.
             None => tenant
                 .reserve(Demand {
                     requests: 0,
@@ -159,9 +167,11 @@ impl Hold {
                 .map_err(|over| Refusal::quota(&over, tenant.now()))?,
         };
         self.attempts += 1;
+        let counts_call = !std::mem::replace(&mut self.counted, true);
         let facts = AttemptFacts {
             request: *trail.request_id(),
             attempt: self.attempts,
+            counts_call,
             model: self
                 .permit
                 .model()
@@ -176,6 +186,11 @@ impl Hold {
         reserved
             .open_attempt(&self.permit.admission, facts)
             .map_err(Refusal::from)
+    }
+
+    /// The last attempt never left and has no row: the next one counts the call.
+    pub(crate) fn left_no_row(&mut self) {
+        self.counted = false;
     }
 
     /// The call's place among all calls; it is free when this is dropped.

@@ -165,6 +165,9 @@ pub(crate) async fn send(
             Ok(response) => status(attempt, response).await?,
             Err(error) => unanswered(attempt, error).await?,
         };
+        if !failure.loaded {
+            hold.left_no_row();
+        }
         last = Some(failure.refusal);
         let allowed = || !failure.loaded || budgets.spend(&choice.provider, gw.instant());
         if !failure.elsewhere || rest.peek().is_none() || !allowed() {

@@ -66,6 +66,8 @@ pub struct AttemptFacts {
     pub request: RequestId,
     /// Number of the attempt within its call, from 1.
     pub attempt: u32,
+    /// Whether its row counts as the call's one request: so does the first attempt that leaves.
+    pub counts_call: bool,
     /// The model asked for.
     pub model: String,
     /// The provider chosen.
@@ -249,8 +251,7 @@ impl Reserved {
             provider_model: facts.provider_model,
             hold_pico: pico_i64(demand.cost),
             hold_tokens: demand.tokens,
-            // A call counts as one request, on the row of its first attempt.
-            requests: u64::from(facts.attempt == 1),
+            requests: u64::from(facts.counts_call),
             ratecard_version: facts.ratecard_version.to_string(),
             started_ms: kernel.now().unix_ms(),
             request_received: commit(&facts.request_received),

@@ -150,6 +150,7 @@ async fn spend(home: &TempKernel, token: &IssuedToken, usd: &str) -> bool {
     let facts = AttemptFacts {
         request: *trail.request_id(),
         attempt: 1,
+        counts_call: true,
         model: "sim-fast".into(),
         provider: "sim".into(),
         provider_model: "sim-fast".into(),

@@ -36,6 +36,7 @@ async fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAtt
     let facts = AttemptFacts {
         request: *trail.request_id(),
         attempt: 1,
+        counts_call: true,
         model: "sim-fast".into(),
         provider: "sim".into(),
         provider_model: "sim-fast".into(),
@@ -399,6 +400,7 @@ async fn a_credential_that_ended_opens_no_attempt() {
     let facts = AttemptFacts {
         request: *trail.request_id(),
         attempt: 1,
+        counts_call: true,
         model: "m".into(),
         provider: "p".into(),
         provider_model: "m".into(),

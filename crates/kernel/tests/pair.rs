@@ -20,6 +20,7 @@ async fn call(home: &TempKernel, token: &IssuedToken, model: &str) {
     let facts = AttemptFacts {
         request: home.kernel.new_request_id(),
         attempt: 1,
+        counts_call: true,
         model: model.into(),
         provider: "sim".into(),
         provider_model: model.into(),

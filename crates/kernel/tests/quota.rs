@@ -61,6 +61,7 @@ async fn call(
     let facts = AttemptFacts {
         request: *trail.request_id(),
         attempt: 1,
+        counts_call: true,
         model: "sim-fast".into(),
         provider: "sim".into(),
         provider_model: "sim-fast".into(),

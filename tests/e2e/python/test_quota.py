@@ -405,3 +405,63 @@ def test_a_provider_that_ignores_the_limit_is_cut_and_settled_at_what_was_bought
         body.pop("stream")
         with tenant.anthropic().messages.stream(**body) as stream:
             assert stream.get_final_message().stop_reason == "max_tokens"
+
+
+FALLBACK_TEN_TIMES_DEARER = {
+    **TEN_CENTS,
+    "sim-large": {"input_cost_per_token": "0.0", "output_cost_per_token": "0.01"},
+}
+
+
+@pytest.fixture
+def dear_fallback(sim):
+    """`cheap-first` goes to an Anthropic provider and falls back to a model at ten times the price; `dead-first` to a closed port."""
+    gateway = Gateway(sim, card=ratecard(FALLBACK_TEN_TIMES_DEARER))
+    config = gateway.config
+    dead = {"name": "dead", "kind": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "env:E2E_OPENAI_KEY"}
+    full = {"name": "full", "kind": "openai", "base_url": sim.openai_url, "api_key": "env:E2E_OPENAI_KEY"}
+    config["providers"] += [dead, {**full, "concurrency": 1, "queue_length": 0}]
+    for name, provider in (("cheap-first", "sim-anthropic"), ("dead-first", "dead"), ("full-first", "full")):
+        route = {"provider": provider, "model": "sim-fast", "weight": 1}
+        config["models"].append({"name": name, "routes": [route], "fallback": ["sim-large"]})
+    gateway.configure(config)
+    try:
+        yield gateway.start()
+    finally:
+        gateway.close()
+
+
+@pytest.mark.parametrize("member", [{"n": 2}, {"logprobs": True}, {"seed": 7}])
+def test_a_fallback_that_is_dearer_than_the_first_route_does_not_go_on_its_hold(dear_fallback, sim, member):
+    gateway = dear_fallback
+    tenant = gateway.tenant(None, "--cost-per-day-usd", "2")
+    body = {"model": "cheap-first", "max_tokens": 50, "messages": user("[[sim:fixed_usage=111:50 delay=200ms]]"), **member}
+    mark = sim.mark()
+    statuses = asyncio.run(burst(gateway, tenant, [body] * 30))
+    passed = statuses.count(200)
+    assert passed == (2 if "n" in member else 4), statuses
+    assert len(sim.since(mark)) == passed
+    assert sum(Decimal(row["cost_usd"]) for row in tenant.rows()) <= 2
+
+
+def test_a_full_line_makes_no_dear_fallback_cheap(dear_fallback, sim):
+    gateway = dear_fallback
+    noisy, tenant = gateway.tenant(), gateway.tenant(None, "--cost-per-day-usd", "5")
+    held = threading.Thread(target=noisy.chat, args=("[[sim:delay=3000ms]]", "full-first"))
+    held.start()
+    eventually(lambda: sim.stats()["requests_open"] >= 1, 5, "the slot is taken")
+    body = {**body_of(100), "model": "full-first"}
+    statuses = asyncio.run(burst(gateway, tenant, [body] * 40))
+    held.join()
+    assert statuses.count(200) == 5, statuses
+    assert sum(Decimal(row["cost_usd"]) for row in tenant.rows()) <= 5
+
+
+def test_a_call_whose_first_attempt_never_left_counts_as_one_over_a_kill(dear_fallback, sim):
+    gateway = dear_fallback
+    tenant = gateway.tenant(None, "--requests-per-day", "3")
+    assert [tenant.chat("Hello", "dead-first").status_code for _ in range(4)] == [200, 200, 200, 429]
+    gateway.kill()
+    gateway.start()
+    assert tenant.chat("Hello", "dead-first").status_code == 429
+    assert len(tenant.rows()) == 3
