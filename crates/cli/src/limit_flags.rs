@@ -1,6 +1,7 @@
 //! The flags of limits: one for each quota of the table.
 
 use base::{Limits, Quota, Scope};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, Error, FromArgMatches};
 use rpc::{Change, Changes, LimitsChange, Until};
 
@@ -116,7 +117,9 @@ impl FromArgMatches for QuotaChange {
             until: matches.get_one::<Until>(UNTIL).copied(),
             limits,
         };
-        Ok(())
+        self.0
+            .check()
+            .map_err(|message| Error::raw(ErrorKind::ArgumentConflict, message))
     }
 }
 

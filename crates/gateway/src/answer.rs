@@ -11,6 +11,7 @@ use kernel::{Outcome, Settlement, Trail};
 use llm::{Dialect, ReplyStream, StreamPlan};
 
 use crate::Gateway;
+use crate::door;
 use crate::refusal::{Refusal, put_standing};
 use crate::reply::{ReplyBody, StreamParts, StreamReply};
 use crate::send::{Sent, Stop};
@@ -79,8 +80,8 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
         dialect: client,
         show_cost: permit.call.show_cost,
         request: *trail.request_id(),
-        ended: Box::pin(permit.admission.ended()),
         authority: permit.admission.authority(),
+        ended: Box::pin(door::end_of(permit.admission)),
         place,
         slot,
     });

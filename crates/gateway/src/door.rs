@@ -74,17 +74,11 @@ pub(crate) async fn admit(
     purpose: Purpose,
 ) -> Result<Admission, Refusal> {
     let caller = Caller::from_token(presented.expose_str());
-    let admission =
-        gw.kernel()
-            .admit_for(caller, purpose)
-            .await
-            .map_err(|refused| match refused {
-                Refused::Unknown => Refusal::BadCredential,
-                Refused::Suspended => Refusal::Suspended,
-                Refused::Frozen => Refusal::Frozen,
-                Refused::Quarantined(_) => Refusal::Quarantined,
-                Refused::Unavailable => Refusal::JournalDown,
-            })?;
+    let admission = gw
+        .kernel()
+        .admit_for(caller, purpose)
+        .await
+        .map_err(|refused| refusal(&refused))?;
     trail.bind(&admission);
     Ok(admission)
 }
@@ -96,6 +90,24 @@ pub(crate) async fn ended(gw: &Gateway, presented: &Presented<'_>) -> Refusal {
         Err(Refused::Suspended) => Refusal::Suspended,
         Err(Refused::Frozen) => Refusal::Frozen,
         _ => Refusal::BadCredential,
+    }
+}
+
+/// Resolves when the authority ends, with what its caller would be told now; for streams, which have no way to ask.
+pub(crate) async fn end_of(admission: Admission) -> Refusal {
+    admission.ended().await;
+    admission
+        .refused_now()
+        .map_or(Refusal::BadCredential, |refused| refusal(&refused))
+}
+
+fn refusal(refused: &Refused) -> Refusal {
+    match refused {
+        Refused::Unknown => Refusal::BadCredential,
+        Refused::Suspended => Refusal::Suspended,
+        Refused::Frozen => Refusal::Frozen,
+        Refused::Quarantined(_) => Refusal::Quarantined,
+        Refused::Unavailable => Refusal::JournalDown,
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
+use kernel::share::Share;
 use kernel::{Outcome, Settlement};
 use tokio::sync::oneshot;
 
 use crate::Gateway;
 use crate::catalog::HangUp;
+use crate::meter::By;
 use crate::refusal::Refusal;
 use crate::reply::{Open, ReplyBody};
 use crate::send::Stop;
@@ -18,28 +20,35 @@ use crate::upstream::UpstreamBody;
 /// The end of a body follows its last event at once, or the connection is not worth keeping.
 const TERMINATOR_WAIT: Duration = Duration::from_millis(100);
 
-/// Runs an exchange in a task of its own, which outlives the client.
-pub(crate) fn apart<F>(
+/// Runs an exchange in a task of its own, which outlives the client, but not the authority that it runs on.
+pub(crate) fn apart<E, F>(
     gw: &Gateway,
+    ended: E,
     exchange: F,
-) -> impl Future<Output = Result<Response<ReplyBody>, Stop>> + use<F>
+) -> impl Future<Output = Result<Response<ReplyBody>, Stop>> + use<E, F>
 where
+    E: Future<Output = ()> + Send + 'static,
     F: Future<Output = Result<Response<ReplyBody>, Stop>> + Send + 'static,
 {
     let (answer, client) = oneshot::channel();
     gw.kernel().tasks().spawn(async move {
-        // A client that is gone leaves the response here, and dropping it settles it.
-        let _no_client = answer.send(exchange.await);
+        tokio::select! {
+            biased;
+            // Dropped, it settles what was sent.
+            () = ended => {}
+            // A client that is gone leaves the response here, and dropping it settles it.
+            done = exchange => drop(answer.send(done)),
+        }
     });
     async move { client.await.unwrap_or(Err(Stop::Failed(Refusal::Internal))) }
 }
 
 /// Reads what is left of a body whose last event was seen, so that its connection returns to the pool.
-pub(crate) fn to_end(gw: &Arc<Gateway>, mut upstream: UpstreamBody) {
+pub(crate) fn to_end(gw: &Arc<Gateway>, share: &Arc<Share>, mut upstream: UpstreamBody) {
     if upstream.at_end() {
         return;
     }
-    let Some(place) = gw.drain_place() else {
+    let Some(place) = gw.drain_place(share) else {
         return;
     };
     gw.kernel().tasks().spawn(async move {
@@ -51,48 +60,62 @@ pub(crate) fn to_end(gw: &Arc<Gateway>, mut upstream: UpstreamBody) {
 }
 
 /// The client of a stream hung up: abort and settle what was produced, or read on to the provider's own count.
-pub(crate) fn abandoned(open: Open) {
+pub(crate) fn abandoned(mut open: Open) {
     let place = match open.hang_up {
         HangUp::Abort => None,
-        HangUp::Drain => open.gateway.drain_place(),
+        HangUp::Drain => open.gateway.drain_place(open.attempt.share()),
     };
     let Some(place) = place else {
-        settle(open);
+        settle(open, By::Us);
         return;
     };
     let tasks = open.gateway.kernel().tasks().clone();
     tasks.spawn(async move {
-        settle(read_on(open).await);
+        let by = read_on(&mut open).await;
+        settle(open, by);
         drop(place);
     });
 }
 
-/// The upstream's own idle and total deadlines bound this.
-async fn read_on(mut open: Open) -> Open {
-    while let Ok(Some(chunk)) = open.upstream.chunk().await {
+/// Reads to the end, and says who made it one. The upstream's own idle and total deadlines bound this, and the caller's authority:
+/// without it nothing is read any more.
+async fn read_on(open: &mut Open) -> By {
+    loop {
+        let next = tokio::select! {
+            biased;
+            _ = open.ended.as_mut() => return By::Us,
+            next = open.upstream.chunk() => next,
+        };
+        let Ok(Some(chunk)) = next else {
+            return By::Provider;
+        };
         open.received.update(&chunk);
         if open.reply.feed(chunk).is_err() || open.reply.ended() {
-            break;
+            return By::Provider;
         }
     }
-    open
 }
 
-fn settle(open: Open) {
+fn settle(open: Open, by: By) {
+    // The call's place and its slot are free when this returns, not before.
     let Open {
+        upstream,
         reply,
         attempt,
         meter,
         received,
+        place: _place,
+        slot: _slot,
         ..
     } = open;
+    drop(upstream);
     let settlement = if reply.ended() {
         Settlement {
             outcome: Outcome::Abandoned,
             ..meter.ended(&reply)
         }
     } else {
-        meter.cut_short(Outcome::Abandoned, reply.usage(), reply.produced_bytes())
+        meter.cut_short(Outcome::Abandoned, by, &reply)
     };
     let settlement = Settlement {
         answer_received: Some(received.finish()),

@@ -32,7 +32,6 @@ use arc_swap::ArcSwap;
 use kernel::share::{Full, Good, Part, Room, Share};
 use kernel::{Admission, Kernel};
 use llm::prices::RateCard;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use catalog::{Catalog, Keyring, Provider};
 use fair::Busy;
@@ -83,7 +82,7 @@ pub struct Gateway {
     /// Work on large bodies.
     heavy: Heavy,
     /// A place per answer that is read on without a client.
-    drains: Arc<Semaphore>,
+    drains: Arc<Room>,
 }
 
 /// What is swapped whole when the configuration is reloaded.
@@ -126,7 +125,7 @@ impl Gateway {
             // One body of the largest size always fits into a tenant's half.
             bodies: Room::new(Good::BodyBytes, BODY_ROOM.max(body_limit.saturating_mul(4))),
             heavy: Heavy::new(),
-            drains: Arc::new(Semaphore::new(DRAINS_MAX)),
+            drains: Room::new(Good::Drains, DRAINS_MAX),
         })
     }
 
@@ -236,8 +235,9 @@ impl Gateway {
         &self.heavy
     }
 
-    fn drain_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.drains).try_acquire_owned().ok()
+    /// A place among the answers read on without a client, under the tenant's share of them.
+    fn drain_place(&self, share: &Arc<Share>) -> Option<Part> {
+        self.drains.take(share, 1).ok()
     }
 
     fn instant(&self) -> Instant {

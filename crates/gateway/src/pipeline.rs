@@ -106,11 +106,11 @@ where
     let queued = send::queue(&hold, choices).await?;
     // What follows may outlive the client, where a provider bills the whole answer anyway.
     let outlives_client = hold.outlives_client();
+    let ended = outlives_client.then(|| hold.permit().admission.ended());
     let exchange = exchange(Arc::clone(gw), Arc::clone(trail), hold, queued);
-    if outlives_client {
-        drain::apart(gw, exchange).await
-    } else {
-        exchange.await
+    match ended {
+        Some(ended) => drain::apart(gw, ended, exchange).await,
+        None => exchange.await,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::Gateway;
 use crate::catalog::HangUp;
 use crate::drain;
 use crate::fair::Slot;
-use crate::meter::Meter;
+use crate::meter::{By, Meter};
 use crate::quota::CallPlace;
 use crate::refusal::Refusal;
 use crate::upstream::UpstreamBody;
@@ -111,8 +111,8 @@ pub(crate) struct StreamParts {
     /// The client wants to read what its call cost.
     pub(crate) show_cost: bool,
     pub(crate) request: RequestId,
-    /// Resolves when the caller's authority ends.
-    pub(crate) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Resolves when the caller's authority ends, with what the caller is told.
+    pub(crate) ended: Ended,
     pub(crate) authority: Authority,
     pub(crate) place: CallPlace,
     pub(crate) slot: Slot,
@@ -129,8 +129,8 @@ pub struct StreamReply {
     phase: Phase,
     dialect: Dialect,
     request: RequestId,
-    /// Held for the life of the stream: its place among all calls.
-    _place: CallPlace,
+    /// The call's place, once the stream is settled: it is held to the last byte.
+    place: Option<CallPlace>,
     authority: Authority,
 }
 
@@ -145,11 +145,14 @@ pub(crate) struct Open {
     pub(crate) received: Sha256,
     delivered: Sha256,
     show_cost: bool,
-    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// The stream's slot at its provider: held while the provider is read, with a client or without.
-    _slot: Slot,
+    pub(crate) ended: Ended,
+    /// The call's place among all calls: held while the provider is read, with a client or without.
+    pub(crate) place: CallPlace,
+    /// The stream's slot at its provider, held as long.
+    pub(crate) slot: Slot,
 }
 
+type Ended = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 type Durable = Pin<Box<dyn Future<Output = Result<(), KernelError>> + Send>>;
 
 enum Phase {
@@ -202,7 +205,8 @@ impl StreamReply {
             delivered,
             show_cost,
             ended,
-            _slot: slot,
+            place,
+            slot,
         };
         Self {
             open: Some(open),
@@ -211,7 +215,7 @@ impl StreamReply {
             phase: Phase::Flowing,
             dialect,
             request,
-            _place: place,
+            place: None,
             authority,
         }
     }
@@ -259,8 +263,8 @@ impl StreamReply {
             self.phase = Phase::Over;
             return Poll::Ready(());
         };
-        if open.ended.as_mut().poll(cx).is_ready() {
-            self.settle_broken(Outcome::Abandoned, Refusal::BadCredential);
+        if let Poll::Ready(refusal) = open.ended.as_mut().poll(cx) {
+            self.settle_short(Outcome::Abandoned, By::Us, refusal);
             return Poll::Ready(());
         }
         let Poll::Ready(next) = open.upstream.poll_chunk(cx) else {
@@ -269,7 +273,7 @@ impl StreamReply {
         match next {
             Ok(Some(chunk)) => self.take(chunk),
             Ok(None) => self.finish(),
-            Err(error) => self.settle_broken(Outcome::Broken, error.into()),
+            Err(error) => self.settle_broken(error.into()),
         }
         Poll::Ready(())
     }
@@ -288,13 +292,13 @@ impl StreamReply {
                 }
                 if let Some(error) = open.reply.broken() {
                     // What came before the fault leaves first.
-                    self.settle_broken(Outcome::Broken, error.into());
+                    self.settle_broken(error.into());
                 } else if open.reply.ended() {
                     // Nothing that matters follows the terminal event: settle at once.
                     self.finish();
                 }
             }
-            Err(error) => self.settle_broken(Outcome::Broken, error.into()),
+            Err(error) => self.settle_broken(error.into()),
         }
     }
 
@@ -313,15 +317,17 @@ impl StreamReply {
                 }
                 self.record(settlement, Then::Release);
             }
-            Err(error) => self.settle_broken(Outcome::Broken, error.into()),
+            Err(error) => self.settle_broken(error.into()),
         }
     }
 
-    fn settle_broken(&mut self, outcome: Outcome, refusal: Refusal) {
+    fn settle_broken(&mut self, refusal: Refusal) {
+        self.settle_short(Outcome::Broken, By::Provider, refusal);
+    }
+
+    fn settle_short(&mut self, outcome: Outcome, by: By, refusal: Refusal) {
         let Some(open) = &self.open else { return };
-        let settlement =
-            open.meter
-                .cut_short(outcome, open.reply.usage(), open.reply.produced_bytes());
+        let settlement = open.meter.cut_short(outcome, by, &open.reply);
         self.record(settlement, Then::Break(refusal));
     }
 
@@ -334,8 +340,11 @@ impl StreamReply {
             delivered,
             gateway,
             reply,
+            place,
             ..
         } = open;
+        self.place = Some(place);
+        let share = Arc::clone(attempt.share());
         let settlement = Settlement {
             answer_received: Some(received.finish()),
             answer_delivered: Some(delivered.finish()),
@@ -347,7 +356,7 @@ impl StreamReply {
         };
         match then {
             // The terminator of the provider's body follows its last event: read it, so that the connection can be used again.
-            Then::Release if !reply.was_cut() => drain::to_end(&gateway, upstream),
+            Then::Release if !reply.was_cut() => drain::to_end(&gateway, &share, upstream),
             // A provider that broke off, or that would go on beyond what was bought.
             Then::Release | Then::Break(_) => drop(upstream),
         }

@@ -174,8 +174,7 @@ pub(crate) async fn send(
             break;
         }
     }
-    let last = last.unwrap_or(Refusal::UpstreamUnreachable);
-    Err(stop(&hold, None, last))
+    Err(stop(&hold, last, Refusal::UpstreamUnreachable))
 }
 
 /// The slot that the call has, or one at the provider of a further choice.

@@ -45,7 +45,7 @@ pub(crate) struct Row {
     pub(crate) usage: Option<UsageWire>,
     pub(crate) cost_pico: Option<i64>,
     pub(crate) hold_pico: i64,
-    /// What counts against quotas: the cost, or the hold where the cost is unknown.
+    /// What counts against quotas: the cost, or a bound of what the provider may bill where it has not said it, at most the hold.
     pub(crate) charged_pico: i64,
     pub(crate) charged_tokens: u64,
     /// 1 on a call's first attempt.

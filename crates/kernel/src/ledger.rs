@@ -16,6 +16,7 @@ use crate::log::Field;
 use crate::open::Kernel;
 use crate::quota::{Demand, Reservation};
 use crate::resident::{Pending, Resident};
+use crate::share::Share;
 use crate::tenant::admit::Admission;
 
 /// An amount set aside for one attempt. Dropping it gives it back.
@@ -114,6 +115,18 @@ impl Outcome {
     }
 }
 
+/// What an attempt counts against quotas, where that is not what it is billed at.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Charge {
+    /// Its cost and its tokens; its hold where the cost is unknown.
+    #[default]
+    AsBilled,
+    /// The most that the provider can bill for it, and never more than its hold. The requests of the bound are not looked at.
+    AtMost(Demand),
+    /// Its hold.
+    Hold,
+}
+
 /// The end of an attempt.
 #[derive(Clone, Debug)]
 pub struct Settlement {
@@ -125,6 +138,8 @@ pub struct Settlement {
     pub usage_source: UsageSource,
     /// The price of `usage`; `None` when it cannot be known: then the hold is charged.
     pub cost: Option<Money>,
+    /// What counts against quotas.
+    pub charge: Charge,
     /// SHA-256 of the answer as the provider gave it, where one came.
     pub answer_received: Option<[u8; 32]>,
     /// SHA-256 of the answer as the client gets it, where one leaves.
@@ -140,6 +155,7 @@ impl Settlement {
             usage: None,
             usage_source: UsageSource::Unknown,
             cost: None,
+            charge: Charge::AsBilled,
             answer_received: None,
             answer_delivered: None,
         }
@@ -303,6 +319,12 @@ impl UnwrittenAttempt {
 }
 
 impl OpenAttempt {
+    /// What its tenant holds of what the process has for all.
+    #[must_use]
+    pub fn share(&self) -> &Arc<Share> {
+        &self.resident.share
+    }
+
     /// What was set aside for this attempt.
     #[must_use]
     pub fn hold(&self) -> Money {
@@ -408,9 +430,17 @@ impl OpenAttempt {
         row.usage_source = settlement.usage_source.as_str().to_owned();
         row.outcome = settlement.outcome.as_str().to_owned();
         row.cost_pico = settlement.cost.map(pico_i64);
-        if let (Some(cost), Some(usage)) = (settlement.cost, settlement.usage) {
-            row.charged_pico = pico_i64(cost);
-            row.charged_tokens = usage.tokens_in().saturating_add(usage.tokens_out());
+        match (settlement.charge, settlement.cost, settlement.usage) {
+            (Charge::AsBilled, Some(cost), Some(usage)) => {
+                row.charged_pico = pico_i64(cost);
+                row.charged_tokens = usage.tokens_in().saturating_add(usage.tokens_out());
+            }
+            (Charge::AtMost(bound), ..) => {
+                row.charged_pico = row.hold_pico.min(pico_i64(bound.cost));
+                row.charged_tokens = self.sent.hold_tokens.min(bound.tokens);
+            }
+            // The row stands at its hold.
+            (Charge::AsBilled | Charge::Hold, ..) => {}
         }
         row
     }

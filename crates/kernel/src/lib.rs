@@ -42,7 +42,9 @@ mod secrets;
 pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
 pub use error::KernelError;
-pub use ledger::{AttemptFacts, CallSlot, OpenAttempt, Outcome, Settlement, UnwrittenAttempt};
+pub use ledger::{
+    AttemptFacts, CallSlot, Charge, OpenAttempt, Outcome, Settlement, UnwrittenAttempt,
+};
 pub use open::{Kernel, KernelOptions};
 pub use pair::pair;
 pub use quota::{Demand, Exceeded, Limits, Reservation};

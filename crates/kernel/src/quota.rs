@@ -6,8 +6,10 @@
 
 use base::{Money, Timestamp};
 
+use base::quota::Window;
 pub use base::quota::{Limits, Override, Quota, Scope, Unit};
 pub use budget::Quotas;
+use in_force::Later;
 pub use in_force::ScopedLimits;
 pub(crate) use in_force::{LimitsInForce, changed};
 pub(crate) use meters::{Caller, Meters, PartyKind};
@@ -112,7 +114,9 @@ pub struct Exceeded {
     pub used: i128,
     /// What the call would have needed.
     pub needed: i128,
-    /// When the same call can fit again; `None` when it is larger than the whole limit.
+    /// When the same call can fit again, if nothing else is used and the limits change only as temporary ones end; `None` when it
+    /// is larger than the limit that stays. Of a limit of 0 that stays, when to ask again: at the next UTC midnight, or with the
+    /// next month where the quota counts by month.
     pub retry_at: Option<Timestamp>,
 }
 
@@ -145,8 +149,14 @@ impl Counters {
     }
 
     /// Whether `demand` fits under every limit at the moment to which the counters were advanced; if not, the quota that lasts
-    /// longest.
-    fn refusal(&self, limits: &Limits, demand: &Demand, now: Timestamp) -> Option<Exceeded> {
+    /// longest. `later` is what follows on the limit of a quota.
+    fn refusal(
+        &self,
+        limits: &Limits,
+        demand: &Demand,
+        now: Timestamp,
+        later: impl Fn(Quota) -> Vec<Later>,
+    ) -> Option<Exceeded> {
         let mut longest: Option<Exceeded> = None;
         for quota in Quota::ALL {
             let Some(limit) = limits.limit(quota) else {
@@ -157,22 +167,59 @@ impl Counters {
             if needed == 0 || used + needed <= limit {
                 continue;
             }
-            // A limit of 0 is hit like any other; a call larger than a positive limit never fits.
-            let fits_later = needed <= limit || limit == 0;
+            let (limit, retry_at) = match self.fits_at(quota, limit, needed, now, &later(quota)) {
+                Ok(retry_at) => (limit, Some(retry_at)),
+                Err(staying) => (staying, None),
+            };
             let over = Exceeded {
                 quota,
                 whose: Whose::Tenant,
                 limit,
                 used,
                 needed,
-                retry_at: fits_later
-                    .then(|| counter.retry_at(limit, needed, now.plus(ASK_AGAIN_AFTER))),
+                retry_at,
             };
             if longest.is_none_or(|found| over.outlasts(&found)) {
                 longest = Some(over);
             }
         }
         longest
+    }
+
+    /// When `needed` fits under the limit as it is from `now`, or as it is `later`. The limit that stays, where it is too small
+    /// for ever.
+    fn fits_at(
+        &self,
+        quota: Quota,
+        limit: i128,
+        needed: i128,
+        now: Timestamp,
+        later: &[Later],
+    ) -> Result<Timestamp, i128> {
+        let counter = &self.0[quota as usize];
+        let used = counter.sum().total;
+        let (mut from, mut limit) = (now, limit);
+        let mut later = later.iter();
+        loop {
+            let next = later.next();
+            let fits = if used + needed <= limit {
+                Some(from)
+            } else if needed <= limit {
+                let ask_again = from.plus(ASK_AGAIN_AFTER);
+                Some(counter.retry_at(limit, needed, ask_again).max(from))
+            } else if limit == 0 && next.is_none() {
+                Some(ask_after_nothing(quota, from))
+            } else {
+                None
+            };
+            match (fits, next) {
+                (Some(at), None) => return Ok(at),
+                (Some(at), Some((end, _))) if at < *end => return Ok(at),
+                (_, Some((end, None))) => return Ok(*end),
+                (_, Some((end, Some(following)))) => (from, limit) = (*end, *following),
+                (None, None) => return Err(limit),
+            }
+        }
     }
 
     fn hold(&mut self, demand: &Demand) {
@@ -249,6 +296,17 @@ impl Counters {
         let used = |quota: &Quota| quota.is_personal() && self.sum(*quota).total != 0;
         !Quota::ALL.iter().any(used)
     }
+}
+
+/// When to ask again under a limit of 0 that does not end by itself: no moment is known at which a call fits, so none that is near
+/// is promised.
+fn ask_after_nothing(quota: Quota, from: Timestamp) -> Timestamp {
+    let day = from.day();
+    let next = match quota.window() {
+        Window::Month => day.month().next().first_day(),
+        _ => day.next(),
+    };
+    next.start()
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@ pub enum Good {
     Calls,
     /// Bytes of large request bodies.
     BodyBytes,
+    /// Answers read on without a client.
+    Drains,
 }
 
-const GOODS: usize = 2;
+const GOODS: usize = 3;
 
 /// What one tenant holds of each good.
 #[derive(Default, Debug)]

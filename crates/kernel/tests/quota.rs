@@ -9,8 +9,8 @@ use base::{Money, Role, Timestamp, Usage, UsageSource};
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Demand, Gauge, Quota, Scope, Whose};
 use kernel::{
-    Admission, AttemptFacts, CallSlot, Caller, Exceeded, KernelError, Limits, OpenAttempt, Outcome,
-    Settlement, Tenant,
+    Admission, AttemptFacts, CallSlot, Caller, Charge, Exceeded, KernelError, Limits, OpenAttempt,
+    Outcome, Settlement, Tenant,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -300,19 +300,25 @@ async fn each_change_of_a_quota_is_an_entry_with_its_particulars() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, _) = home.tenant("acme").await.unwrap();
     let until = home.kernel.now().plus(Duration::from_secs(60));
-    let day = [
-        (Quota::CostPerDay, Some(500_000_000_000)),
-        (Quota::TokensPerDay, None),
-    ];
-    change(&home, &tenant, "token:ci", &day, Some(until))
-        .await
-        .unwrap();
+    let cost = [(Quota::CostPerDay, Some(500_000_000_000))];
+    let lifted = [(Quota::TokensPerDay, None)];
+    // What is lifted does not come back by itself.
+    let refused = change(&home, &tenant, "token:ci", &lifted, Some(until)).await;
+    assert!(matches!(refused, Err(KernelError::Refused(_))));
+    for (limits, until) in [(&lifted, None), (&cost, Some(until))] {
+        change(&home, &tenant, "token:ci", limits, until)
+            .await
+            .unwrap();
+    }
     let entries = tenant.audit_page(0).await.unwrap();
-    let entry = &entries.last().unwrap().entry;
+    let [.., before, last] = entries.as_slice() else {
+        panic!("two changes")
+    };
+    assert!(before.entry.contains("\"tokens_per_day\":\"none\""));
+    let entry = &last.entry;
     for part in [
         "\"action\":\"quota.set\"",
         "\"cost_per_day_usd\":\"0.5\"",
-        "\"tokens_per_day\":\"none\"",
         "\"scope\":\"token:ci\"",
         "\"until\":\"2026-11-22T12:01:00.000Z\"",
     ] {
@@ -494,4 +500,49 @@ fn settled_and_held_never_pass_the_limit_and_no_hold_is_lost_whatever_happens() 
             Ok(())
         })
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_counts_may_differ_from_what_is_billed_and_survives_a_kill() {
+    let mut home = TempKernel::open().await.unwrap();
+    let (day, cost) = (Quota::TokensPerDay, Quota::CostPerDay);
+    let (tenant, token) = home
+        .tenant_with("acme", limits(&[(day, 1_000), (cost, 1_000)]))
+        .await
+        .unwrap();
+    let token = text(&token);
+    drop(tenant);
+    // Of a hold of 100 and a bill of 10: the hold, a bound below it, and a bound above it.
+    let charges = [
+        Charge::Hold,
+        Charge::AtMost(demand(30)),
+        Charge::AtMost(demand(500)),
+    ];
+    let admission = admit(&home, &token).await;
+    for charge in charges {
+        let (slot, attempt) = call(&home, &admission, 100).await.unwrap();
+        let settlement = Settlement {
+            charge,
+            ..used_up(10)
+        };
+        let settling = attempt.settle(&settlement).unwrap();
+        settling.durable().await.unwrap();
+        drop(slot);
+    }
+    drop(admission);
+    for _ in 0..2 {
+        let admission = admit(&home, &token).await;
+        let tenant = admission.tenant();
+        assert_eq!(gauge(tenant, day).used, 230);
+        assert_eq!(gauge(tenant, cost).used, 230);
+        let rows = tenant.ledger_page(None, None, None).await.unwrap();
+        let mut seen: Vec<_> = rows
+            .iter()
+            .map(|row| (row.cost.map(Money::pico), row.charged.pico()))
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [(Some(10), 30), (Some(10), 100), (Some(10), 100)]);
+        drop(admission);
+        home = home.killed().await.unwrap();
+    }
 }

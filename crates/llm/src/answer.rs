@@ -21,6 +21,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) stop: bool,
     /// Bytes of text, tool arguments and thinking.
     pub(crate) produced: u64,
+    /// Some of it is thinking, of which a provider bills more than it shows.
+    pub(crate) reasoned: bool,
 }
 
 impl Answer<'_> {
@@ -50,7 +52,7 @@ pub(crate) fn anthropic(text: &str) -> Result<Answer<'_>, ReplyError> {
         "message" if cursor.kind()? == Kind::Object => message(cursor, answer),
         "delta" if cursor.kind()? == Kind::Object => delta(cursor, answer),
         "stop_reason" => finish(cursor, answer),
-        "content" | "content_block" => produced(cursor, &mut answer.produced),
+        "content" | "content_block" => produced(cursor, answer),
         _ => shared(key, cursor, answer),
     })
 }
@@ -93,7 +95,7 @@ fn choices<'a>(cursor: &mut Cursor<'a>, answer: &mut Answer<'a>) -> Result<(), F
         }
         each_member(cursor, |key, cursor| match key {
             "finish_reason" => finish(cursor, answer),
-            "delta" | "message" => produced(cursor, &mut answer.produced),
+            "delta" | "message" => produced(cursor, answer),
             _ => cursor.skip().map(drop),
         })?;
     }
@@ -111,7 +113,7 @@ fn message<'a>(cursor: &mut Cursor<'a>, answer: &mut Answer<'a>) -> Result<(), F
             answer.usage[0] = Some(cursor.raw()?);
             Ok(())
         }
-        ("content", _) => produced(cursor, &mut answer.produced),
+        ("content", _) => produced(cursor, answer),
         _ => cursor.skip().map(drop),
     })
 }
@@ -120,7 +122,8 @@ fn message<'a>(cursor: &mut Cursor<'a>, answer: &mut Answer<'a>) -> Result<(), F
 fn delta<'a>(cursor: &mut Cursor<'a>, answer: &mut Answer<'a>) -> Result<(), Fault> {
     each_member(cursor, |key, cursor| match key {
         "stop_reason" => finish(cursor, answer),
-        "text" | "thinking" | "partial_json" => produced(cursor, &mut answer.produced),
+        "text" | "partial_json" => produced(cursor, answer),
+        "thinking" => reasoning(cursor, answer),
         _ => cursor.skip().map(drop),
     })
 }
@@ -135,25 +138,41 @@ fn finish<'a>(cursor: &mut Cursor<'a>, answer: &mut Answer<'a>) -> Result<(), Fa
 }
 
 /// Adds up the strings of a value, leaving out what the model did not write.
-fn produced(cursor: &mut Cursor<'_>, bytes: &mut u64) -> Result<(), Fault> {
+fn produced(cursor: &mut Cursor<'_>, answer: &mut Answer<'_>) -> Result<(), Fault> {
     match cursor.kind()? {
-        Kind::String => *bytes += cursor.string()?.bytes(),
+        Kind::String => answer.produced += cursor.string()?.bytes(),
         Kind::Array => {
             let mut open = cursor.array()?;
             while cursor.element(&mut open)? {
-                produced(cursor, bytes)?;
+                produced(cursor, answer)?;
             }
         }
         Kind::Object => each_member(cursor, |key, cursor| match key {
+            "type" if cursor.kind()? == Kind::String => {
+                let kind = cursor.string()?;
+                answer.reasoned |= kind.is("thinking") || kind.is("redacted_thinking");
+                Ok(())
+            }
             "role" | "id" | "type" | "data" | "signature" | "citations" | "annotations" => {
                 cursor.skip().map(drop)
             }
-            _ => produced(cursor, bytes),
+            "thinking" | "reasoning" | "reasoning_content" | "reasoning_details" => {
+                reasoning(cursor, answer)
+            }
+            _ => produced(cursor, answer),
         })?,
         _ => {
             cursor.skip()?;
         }
     }
+    Ok(())
+}
+
+fn reasoning(cursor: &mut Cursor<'_>, answer: &mut Answer<'_>) -> Result<(), Fault> {
+    let before = answer.produced;
+    produced(cursor, answer)?;
+    // Relays name the member in every chunk, mostly null.
+    answer.reasoned |= answer.produced > before;
     Ok(())
 }
 

@@ -172,6 +172,8 @@ pub struct ModelPrices {
     /// A field that bills parts of a call (images, sound) by another unit.
     part_unit: Option<&'static str>,
     embedding: bool,
+    /// The card says that the model can reason.
+    reasons: bool,
     max_input_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
 }
@@ -253,6 +255,16 @@ impl ModelPrices {
 }
 
 impl ModelPrices {
+    /// Whether the model may reason: it has a price for reasoning, or its entry says `supports_reasoning`.
+    #[must_use]
+    pub fn may_reason(&self) -> bool {
+        let tiers = self.tiers.iter().map(|tier| &tier.prices);
+        self.reasons
+            || std::iter::once(&self.base)
+                .chain(tiers)
+                .any(|prices| prices.reasoning.is_some())
+    }
+
     /// The most input tokens of a call: the context window as far as the card knows it.
     #[must_use]
     pub fn max_input_tokens(&self) -> Option<u64> {

@@ -78,6 +78,8 @@ struct Facts {
     produced_bytes: u64,
     /// Events that brought some of them.
     produced_events: u64,
+    /// Thinking was shown, or that there was some.
+    reasoned: bool,
     /// The end was carried; all further events are held.
     holding: bool,
     /// `[DONE]` or `message_stop` came.
@@ -217,6 +219,12 @@ impl ReplyStream {
     #[must_use]
     pub fn produced_bytes(&self) -> u64 {
         self.facts.produced_bytes
+    }
+
+    /// Whether the model was seen to reason: what that is billed at cannot be told from the bytes.
+    #[must_use]
+    pub fn reasoned(&self) -> bool {
+        self.facts.reasoned || self.usage().is_some_and(|usage| usage.reasoning > 0)
     }
 
     /// The provider's finish or stop reason, in its own words.
@@ -381,6 +389,7 @@ impl Facts {
         }
         self.produced_bytes += answer.produced;
         self.produced_events += u64::from(answer.produced > 0);
+        self.reasoned |= answer.reasoned;
         self.holding |= answer.stop;
         self.ended |= answer.stop;
         Ok(answer)

@@ -264,10 +264,37 @@ pub struct LimitsChange {
 }
 
 impl LimitsChange {
-    /// Whether nothing would change.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.tier.is_none() && self.limits.list().is_empty()
+    /// Checks that the parts of the change go together: for the command line and the API alike.
+    ///
+    /// # Errors
+    /// The first rule that it breaks; the sentence names the fields.
+    pub fn check(&self) -> Result<(), String> {
+        let limits = self.limits.list();
+        if self.tier.is_none() && limits.is_empty() {
+            return Err(
+                "nothing would change: give a tier, or the limit of a quota such as tokens_per_day"
+                    .to_owned(),
+            );
+        }
+        if self.tier.is_some() && self.until.is_some() {
+            return Err(
+                "tier does not go with until: a move to another tier does not end by itself; change it apart".to_owned(),
+            );
+        }
+        if self.tier.is_some() && self.scope != Scope::Tenant {
+            return Err(format!(
+                "tier does not go with scope {}: the tier is that of the tenant; change it apart",
+                self.scope
+            ));
+        }
+        let lifted = limits.iter().find(|(_, limit)| limit.is_none());
+        match lifted {
+            Some((quota, _)) if self.until.is_some() => Err(format!(
+                "{} none does not go with until: a limit that was lifted does not come back by itself; set a high one instead",
+                quota.name()
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -55,6 +55,10 @@ impl fmt::Display for SecretName {
     }
 }
 
+/// The last millisecond of the year 9999.
+const LAST: Timestamp = Timestamp::from_unix_ms(253_402_300_799_999);
+const TOO_LATE: Malformed = Malformed("an end after the year 9999");
+
 /// An end in time as users give it: a duration from now (`2s`, `10m`, `30d`) or a moment (RFC 3339, or a date in UTC).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Until {
@@ -66,12 +70,18 @@ pub enum Until {
 
 impl Until {
     /// The moment, for a command carried out at `now`.
-    #[must_use]
-    pub fn moment(self, now: Timestamp) -> Timestamp {
-        match self {
+    ///
+    /// # Errors
+    /// When it lies after the year 9999: no text form shows it.
+    pub fn moment(self, now: Timestamp) -> Result<Timestamp, Malformed> {
+        let moment = match self {
             Self::After(duration) => now.plus(duration),
             Self::At(moment) => moment,
+        };
+        if moment > LAST {
+            return Err(TOO_LATE);
         }
+        Ok(moment)
     }
 }
 
@@ -79,12 +89,14 @@ impl FromStr for Until {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        parse_duration(text)
+        let until = parse_duration(text)
             .map(Self::After)
             .or_else(|| Timestamp::parse(text).map(Self::At))
             .ok_or(Malformed(
                 "neither a duration (2s, 10m, 12h, 30d) nor a moment (2026-12-31T00:00:00Z)",
-            ))
+            ))?;
+        // What is too late from any present is refused before there is a present.
+        until.moment(Timestamp::default()).map(|_| until)
     }
 }
 
@@ -149,7 +161,13 @@ mod tests {
     #[test]
     fn ends_in_time() {
         let now = Timestamp::parse("2026-11-22T00:00:00Z").unwrap();
-        let at = |text: &str| text.parse::<Until>().unwrap().moment(now).to_string();
+        let at = |text: &str| {
+            text.parse::<Until>()
+                .unwrap()
+                .moment(now)
+                .unwrap()
+                .to_string()
+        };
         assert_eq!(at("2s"), "2026-11-22T00:00:02.000Z");
         assert_eq!(at("30d"), "2026-12-22T00:00:00.000Z");
         assert_eq!(at("2027-01-01T00:00:00Z"), "2027-01-01T00:00:00.000Z");
@@ -157,6 +175,17 @@ mod tests {
         for bad in ["", "soon", "-1s", "1.5h", "2026-13-01"] {
             assert!(bad.parse::<Until>().is_err(), "{bad}");
         }
+        for late in [
+            "99999999999d",
+            "18446744073709551615ms",
+            "9999-12-31T23:59:59-01:00",
+        ] {
+            assert_eq!(late.parse::<Until>(), Err(TOO_LATE), "{late}");
+        }
+        // 8000 years are too long only from now on.
+        let until: Until = "2922000d".parse().unwrap();
+        assert_eq!(until.moment(now), Err(TOO_LATE));
+        assert_eq!(at("9999-12-31T23:59:59.999Z"), "9999-12-31T23:59:59.999Z");
         for text in ["2s", "2027-01-01T00:00:00Z"] {
             let until: Until = text.parse().unwrap();
             assert_eq!(until.to_string().parse(), Ok(until));

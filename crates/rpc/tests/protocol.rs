@@ -132,7 +132,7 @@ fn a_change_has_three_states() {
         serde_json::to_string(&change).unwrap(),
         r#"{"requests_per_minute":null,"tokens_per_day":0}"#
     );
-    assert!(!change.is_empty() && LimitsChange::default().is_empty());
+    assert_eq!(change.check(), Ok(()));
 }
 
 #[test]
@@ -185,4 +185,37 @@ fn a_line_is_bounded() {
             ..
         })
     ));
+}
+
+#[test]
+fn changes_of_limits_that_do_not_go_together_are_refused_by_name() {
+    for (change, named) in [
+        (r#"{}"#, "nothing would change"),
+        (r#"{"until":"2h"}"#, "nothing would change"),
+        (r#"{"scope":"each-token"}"#, "nothing would change"),
+        (
+            r#"{"tier":"pro","until":"2h"}"#,
+            "tier does not go with until",
+        ),
+        (
+            r#"{"tier":"pro","scope":"token:ci","tokens_per_day":7}"#,
+            "tier does not go with scope token:ci",
+        ),
+        (
+            r#"{"until":"2h","requests_per_day":7,"tokens_per_day":null}"#,
+            "tokens_per_day none does not go with until",
+        ),
+    ] {
+        let change: LimitsChange = serde_json::from_str(change).unwrap();
+        let said = change.check().unwrap_err();
+        assert!(said.starts_with(named), "{said}");
+    }
+    for good in [
+        r#"{"tier":"pro","tokens_per_day":7}"#,
+        r#"{"scope":"token:ci","tokens_per_day":null}"#,
+        r#"{"scope":"token:ci","until":"2h","tokens_per_day":7}"#,
+    ] {
+        let change: LimitsChange = serde_json::from_str(good).unwrap();
+        assert_eq!(change.check(), Ok(()), "{good}");
+    }
 }

@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from deployment import eventually
+from deployment import eventually, price_of
 from samples import user
 
 WAYS = {
@@ -71,6 +71,8 @@ def test_a_broken_stream_raises_and_is_settled_once(gw, read, model, way):
     [row] = new_rows(tenant, 0)
     assert row["outcome"] == "broken" and row["usage_source"] in ("estimate", "provider")
     assert row["tokens_out"] >= 3 and Decimal(row["cost_usd"]) > 0
+    if row["usage_source"] == "estimate":
+        assert Decimal(row["charged_usd"]) > price_of("sim-fast", 0, 500), "who knows what the provider bills"
 
 
 @PACKAGES
@@ -165,6 +167,8 @@ def test_a_hang_up_ends_the_upstream_call_promptly_and_settles_what_was_produced
     [row] = new_rows(tenant, 0)
     assert row["request_id"] == request and row["outcome"] == "abandoned"
     assert 1 <= row["tokens_out"] < 200 and Decimal(row["cost_usd"]) > 0
+    # What counts is a bound of what the provider bills for as much as it sent: at least a token for each byte.
+    assert Decimal(row["cost_usd"]) < Decimal(row["charged_usd"]) < price_of("sim-fast", 0, 2000)
 
 
 @pytest.mark.parametrize("model", ["draining", "claude-draining"])
@@ -177,6 +181,34 @@ def test_a_hang_up_at_a_draining_provider_is_settled_with_the_providers_own_usag
     [row] = new_rows(tenant, 0)
     assert row["request_id"] == request and row["usage_source"] == "provider"
     assert (row["tokens_in"], row["tokens_out"]) == (record["usage"]["input"], record["usage"]["output"])
+
+
+@pytest.mark.parametrize("model", ["draining", "claude-draining"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("end", ["freeze", "suspend"])
+def test_an_answer_that_is_read_on_counts_as_a_call_and_ends_with_the_authority(gw, sim, model, stream, end):
+    tenant = gw.tenant()
+    gw.json("tenants", "quota", "set", tenant.id, "--concurrent-requests", "1")
+    mark, before = sim.mark(), sim.stats()["requests_open"]
+    if stream:
+        hang_up_midway(tenant, "/v1/chat/completions", model, order("chunks=400 gap=25ms"), 5)
+    else:
+        body = {"model": model, "messages": user(order("delay=10000ms"))}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{gw.url}/v1/chat/completions", json=body, headers=tenant.bearer, timeout=0.5, trust_env=False)
+    time.sleep(0.5)
+    assert sim.stats()["requests_open"] == before + 1, "it is read on"
+    refused = tenant.chat()
+    assert refused.status_code == 429 and "concurrent_requests" in refused.text
+    gw.json("tenants", end, tenant.id)
+    ended = time.monotonic()
+    record = sim.one_since(mark)
+    assert time.monotonic() - ended < 2, "the upstream went on for 10 s"
+    assert record["finished"] is False
+    [row] = new_rows(tenant, 0)
+    assert row["outcome"] == ("abandoned" if stream else "unknown")
+    gw.json("tenants", "resume", tenant.id)
+    assert tenant.chat().status_code == 200, "its place is free again"
 
 
 @pytest.mark.parametrize(("model", "finished"), [("sim-fast", False), ("draining", True)])

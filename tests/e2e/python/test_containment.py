@@ -26,6 +26,7 @@ def test_a_freeze_ends_streams_and_leaves_reads(gw, sim, path):
     stream, other = OpenStream(tenant, path=path), OpenStream(neighbour, path=path)
     assert gw.json("tenants", "freeze", tenant.id)["status"] == "frozen"
     stream.assert_ended_with_an_error_within(1.0, time.monotonic())
+    assert b"this tenant is frozen" in stream.received
     other.assert_still_running()
     other.leave()
     mark = sim.mark()
@@ -42,6 +43,20 @@ def test_a_freeze_ends_streams_and_leaves_reads(gw, sim, path):
     assert tenant.chat().status_code == 200
     actions = [entry["action"] for entry in tenant.audit()]
     assert "tenant.freeze" in actions and "tenant.resume" in actions
+
+
+def test_a_stream_ends_with_what_its_caller_would_be_told_now(gw):
+    for end, told in [("freeze", "tenant_frozen"), ("suspend", "tenant_suspended")]:
+        tenant = gw.tenant()
+        stream = OpenStream(tenant)
+        gw.json("tenants", end, tenant.id)
+        stream.assert_ended_with_an_error_within(1.0, time.monotonic())
+        assert told.encode() in stream.received and told == code(tenant.chat())
+    tenant = gw.tenant()
+    stream = OpenStream(tenant)
+    gw.json("tenants", "token", "rotate", tenant.id, "--all")
+    stream.assert_ended_with_an_error_within(1.0, time.monotonic())
+    assert code(tenant.chat()).encode() in stream.received
 
 
 def test_official_clients_see_a_refusal_in_their_dialect(gw):

@@ -24,6 +24,8 @@ use super::tls::CaBundle;
 const URL_BYTES_MAX: usize = 2_048;
 /// Bytes of an answer that are read, and dropped: its status says all.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// How long the rest of an answer is waited for once its status is known.
+const DRAIN: Duration = Duration::from_secs(1);
 /// hyper's buffer for the head of an answer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -216,13 +218,15 @@ impl Egress {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("partywall/", env!("CARGO_PKG_VERSION"))),
         );
-        timeout_at(deadline, exchange(TokioIo::new(stream), request))
-            .await
-            .unwrap_or(Err(EgressError::Timeout))
+        exchange(TokioIo::new(stream), request, deadline).await
     }
 }
 
-async fn exchange<T>(stream: T, request: Request<Full<Bytes>>) -> Result<Posted, EgressError>
+async fn exchange<T>(
+    stream: T,
+    request: Request<Full<Bytes>>,
+    deadline: Instant,
+) -> Result<Posted, EgressError>
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin,
 {
@@ -231,7 +235,8 @@ where
         .handshake(stream)
         .await
         .map_err(|_| EgressError::Broken)?;
-    let (mut connection, mut answered) = (pin!(connection), pin!(answered(&mut sender, request)));
+    let answered = answered(&mut sender, request, deadline);
+    let (mut connection, mut answered) = (pin!(connection), pin!(answered));
     tokio::select! {
         biased;
         posted = answered.as_mut() => posted,
@@ -243,10 +248,11 @@ where
 async fn answered(
     sender: &mut http1::SendRequest<Full<Bytes>>,
     request: Request<Full<Bytes>>,
+    deadline: Instant,
 ) -> Result<Posted, EgressError> {
-    let answer = sender
-        .send_request(request)
+    let answer = timeout_at(deadline, sender.send_request(request))
         .await
+        .map_err(|_late| EgressError::Timeout)?
         .map_err(|_| EgressError::Broken)?;
     let retry_after_s = answer
         .headers()
@@ -256,14 +262,18 @@ async fn answered(
         status: answer.status().as_u16(),
         retry_after_s,
     };
-    // A short answer is read, so that its sender sees a clean end; what is longer is cut off.
+    // A short answer is read, so that its sender sees a clean end; what is longer, or does not come, is cut off. The status has
+    // been said, whatever the body does.
     let (mut body, mut read) = (answer.into_body(), 0);
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > ANSWER_BYTES_MAX {
-            break;
+    let drain = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > ANSWER_BYTES_MAX {
+                break;
+            }
         }
-    }
+    };
+    let _cut_off = timeout_at(deadline.min(Instant::now() + DRAIN), drain).await;
     Ok(posted)
 }
 

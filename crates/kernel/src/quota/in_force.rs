@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::Timestamp;
 
-use super::{Limits, Override, Quota, Scope};
+use super::{Limits, Override, PartyKind, Quota, Scope};
 use crate::error::KernelError;
 
 /// Overrides of one tenant: every token with every quota, and some persons.
@@ -33,7 +33,12 @@ pub(crate) struct LimitsInForce {
     /// When the first of the temporary overrides ends that hold now.
     pub(crate) ends: Option<Timestamp>,
     pub(crate) generation: u64,
+    /// What it was made from, where a part of it ends by itself: refusals say when.
+    made_from: Option<Box<(ScopedLimits, Vec<Override>)>>,
 }
+
+/// A limit and the moment from which it holds; `None` does not limit.
+pub(super) type Later = (Timestamp, Option<i128>);
 
 impl LimitsInForce {
     pub(crate) fn new(tier: &ScopedLimits, overrides: &[Override], now: Timestamp) -> Self {
@@ -65,10 +70,13 @@ impl LimitsInForce {
             });
             named[place].1.set(over.quota, Some(over.limit));
         }
+        let ends = order.iter().filter_map(|over| over.until).min();
+        let living = || order.iter().map(|over| (*over).clone()).collect();
         Self {
             for_all,
             named,
-            ends: order.iter().filter_map(|over| over.until).min(),
+            ends,
+            made_from: ends.map(|_| Box::new((*tier, living()))),
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -92,6 +100,56 @@ impl LimitsInForce {
             .map_or(for_each, |(_, limits)| *limits)
     }
 
+    /// What follows on the limit of one quota as temporary overrides end, of the tenant or of one of its persons and tokens:
+    /// at most one's own and that of each. Walks all overrides: for refusals.
+    pub(super) fn later(&self, of: Option<(PartyKind, &str)>, quota: Quota) -> Vec<Later> {
+        let mut later = Vec::new();
+        let Some((tier, overrides)) = self.made_from.as_deref() else {
+            return later;
+        };
+        let is_own = |scope: &Scope| match (scope, of) {
+            (Scope::Person(own), Some((PartyKind::Person, name))) => **own == *name,
+            (Scope::Token(own), Some((PartyKind::Token, name))) => own.as_str() == name,
+            _ => false,
+        };
+        let (for_each, at_last) = match of {
+            None => (Scope::Tenant, &tier.tenant),
+            Some((PartyKind::Person, _)) => (Scope::EachPerson, &tier.each_person),
+            Some((PartyKind::Token, _)) => (Scope::EachToken, &tier.each_token),
+        };
+        let mut from: Option<Timestamp> = None;
+        for own in [true, false] {
+            let of_quota = overrides.iter().filter(|over| {
+                let same = if own {
+                    is_own(&over.scope)
+                } else {
+                    over.scope == for_each
+                };
+                same && over.quota == quota
+            });
+            let mut lasting = None;
+            let mut temporary = None;
+            for over in of_quota {
+                match over.until {
+                    Some(end) => temporary = Some((over.limit, end)),
+                    None => lasting = Some(over.limit),
+                }
+            }
+            if let Some((limit, end)) = temporary
+                && from.is_none_or(|from| from < end)
+            {
+                later.extend(from.map(|from| (from, Some(limit))));
+                from = Some(end);
+            }
+            if lasting.is_some() {
+                later.extend(from.map(|from| (from, lasting)));
+                return later;
+            }
+        }
+        later.extend(from.map(|from| (from, at_last.limit(quota))));
+        later
+    }
+
     /// Whether a temporary override has ended since.
     pub(crate) fn stale_at(&self, now: Timestamp) -> bool {
         self.ends.is_some_and(|end| now >= end)
@@ -111,6 +169,15 @@ pub(crate) fn changed(
         return Err(KernelError::Refused(
             "the end of the override lies in the past".to_owned(),
         ));
+    }
+    // What was lifted would not come back by itself.
+    if let Some((quota, _)) = change.iter().find(|(_, limit)| limit.is_none())
+        && until.is_some()
+    {
+        let name = quota.name();
+        return Err(KernelError::Refused(format!(
+            "{name} cannot be lifted for a time; set a high limit instead"
+        )));
     }
     let personal = *scope != Scope::Tenant;
     if let Some((quota, _)) = change
@@ -204,6 +271,9 @@ mod tests {
         assert_eq!(limits, [1, 3]);
         let past = changed(&[], &Scope::Tenant, &[(QUOTA, Some(1))], Some(now), now);
         assert!(matches!(past, Err(KernelError::Refused(_))));
+        // Lifting would not end: neither the lasting nor the temporary limit would come back.
+        let lifted = changed(&three, &Scope::Tenant, &[(QUOTA, None)], later, now);
+        assert!(matches!(lifted, Err(KernelError::Refused(text)) if text.contains(QUOTA.name())));
         let bytes = [(Quota::StorageBytes, Some(1))];
         assert!(changed(&[], &scope("token:ci"), &bytes, None, now).is_err());
         assert!(changed(&[], &Scope::Tenant, &bytes, None, now).is_ok());

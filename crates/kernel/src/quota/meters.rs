@@ -226,7 +226,9 @@ impl Meters {
         let at = moment.now;
         self.touched = true;
         self.tenant.advance(moment);
-        let mut longest = self.tenant.refusal(&in_force.for_all.tenant, &demand, at);
+        let limits = &in_force.for_all.tenant;
+        let later = |quota| in_force.later(None, quota);
+        let mut longest = self.tenant.refusal(limits, &demand, at, later);
         if let Some(over) = &longest {
             self.told[over.quota as usize].refused();
         }
@@ -237,7 +239,8 @@ impl Meters {
             party.counters.advance(moment);
             let whose = party.kind.whose();
             let limits = *party.limits(in_force);
-            if let Some(over) = party.counters.refusal(&limits, &demand, at)
+            let later = |quota| in_force.later(Some((party.kind, &party.name)), quota);
+            if let Some(over) = party.counters.refusal(&limits, &demand, at, later)
                 && longest.is_none_or(|found| over.outlasts(&found))
             {
                 longest = Some(Exceeded { whose, ..over });

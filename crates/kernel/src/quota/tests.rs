@@ -111,6 +111,139 @@ fn zero_admits_nothing_and_windows_reset() {
     );
 }
 
+/// Temporary and lasting overrides over the tier's limits of the tenant and of each token.
+fn overridden(tier: &ScopedLimits, lines: &[(&str, Quota, i128, Option<&str>)]) -> LimitsInForce {
+    let over = |(scope, quota, limit, until): &(&str, Quota, i128, Option<&str>)| Override {
+        scope: scope.parse().unwrap(),
+        quota: *quota,
+        limit: *limit,
+        until: until.map(at),
+    };
+    let overrides: Vec<Override> = lines.iter().map(over).collect();
+    LimitsInForce::new(tier, &overrides, at("2026-11-22T02:57:00Z"))
+}
+
+type Line = (&'static str, Quota, i128, Option<&'static str>);
+
+/// Refuses a call of 70 tokens after one of 30, and holds the refusal to its word.
+fn refused_until(lines: &[Line], retry: Option<&str>) {
+    let now = at("2026-11-22T02:58:00Z");
+    let mut tier = ScopedLimits::default();
+    tier.tenant.set(Quota::StorageBytes, Some(1 << 30));
+    let before = scoped(&[], &[]);
+    let mut meters = Meters::default();
+    let ci = token(&mut meters, "ci");
+    let first = meters.reserve(&before, ci, call(30, "0"), now).unwrap();
+    meters.settle(first, call(30, "0"));
+    let limits = overridden(&tier, lines);
+    let demand = call(70, "0");
+    let over = meters.reserve(&limits, ci, demand, now).unwrap_err();
+    assert_eq!(over.retry_at, retry.map(at), "{lines:?}");
+    if over.retry_at.is_none() {
+        assert_eq!(over.limit, 50);
+    }
+    // What was said is true: not a millisecond before, and then.
+    let fits = |meters: &mut Meters, now: Timestamp| {
+        let living: Vec<_> = lines
+            .iter()
+            .filter(|line| line.3.is_none_or(|end| now < at(end)))
+            .copied()
+            .collect();
+        meters
+            .reserve(&overridden(&tier, &living), ci, demand, now)
+            .is_ok()
+    };
+    let retry = over.retry_at.unwrap_or(at("2030-01-01"));
+    assert!(
+        !fits(&mut meters, Timestamp::from_unix_ms(retry.unix_ms() - 1)),
+        "{lines:?}"
+    );
+    assert_eq!(
+        fits(&mut meters, retry),
+        over.retry_at.is_some(),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_refusal_under_a_temporary_limit_names_its_end_where_that_comes_first() {
+    use Quota::{ConcurrentRequests, RequestsPerMinute, StorageBytes, TokensPerDay};
+    let soon = "2026-11-22T02:58:03Z";
+    let tomorrow = "2026-11-23T00:00:00Z";
+    let later = "2026-11-24T12:00:00Z";
+    let lasting = ("tenant", TokensPerDay, 50, None);
+    for (lines, retry) in [
+        // Nothing else limits: at the end.
+        (&[("tenant", TokensPerDay, 0, Some(soon))][..], Some(soon)),
+        (&[("tenant", TokensPerDay, 20, Some(soon))], Some(soon)),
+        (&[("tenant", ConcurrentRequests, 0, Some(soon))], Some(soon)),
+        (&[("tenant", RequestsPerMinute, 0, Some(soon))], Some(soon)),
+        (&[("tenant", StorageBytes, 0, Some(soon))], Some(soon)),
+        (&[("tenant", TokensPerDay, 20, Some(later))], Some(later)),
+        // The window is over before.
+        (&[("tenant", TokensPerDay, 95, Some(later))], Some(tomorrow)),
+        // The limit below it is too small until the window is over, or for ever.
+        (
+            &[
+                ("tenant", TokensPerDay, 20, Some(soon)),
+                ("tenant", TokensPerDay, 95, None),
+            ],
+            Some(tomorrow),
+        ),
+        (&[("tenant", TokensPerDay, 20, Some(soon)), lasting], None),
+        (&[("tenant", TokensPerDay, 20, Some(later)), lasting], None),
+        // A limit that ends, but not that of this call.
+        (
+            &[lasting, ("each-person", TokensPerDay, 500, Some(soon))],
+            None,
+        ),
+        (
+            &[lasting, ("tenant", RequestsPerMinute, 500, Some(soon))],
+            None,
+        ),
+        // Of one token: its own ends, then that of each.
+        (&[("token:ci", TokensPerDay, 0, Some(soon))], Some(soon)),
+        (
+            &[
+                ("token:ci", TokensPerDay, 0, Some(soon)),
+                ("each-token", TokensPerDay, 1, Some(later)),
+            ],
+            Some(later),
+        ),
+        (
+            &[
+                ("token:ci", TokensPerDay, 0, Some(soon)),
+                ("each-token", TokensPerDay, 95, Some(later)),
+            ],
+            Some(tomorrow),
+        ),
+        (
+            &[
+                ("token:ci", TokensPerDay, 0, Some(later)),
+                ("each-token", TokensPerDay, 0, Some(soon)),
+            ],
+            Some(later),
+        ),
+    ] {
+        refused_until(lines, retry);
+    }
+}
+
+#[test]
+fn a_limit_of_zero_that_stays_promises_nothing_near() {
+    let now = at("2026-11-22T10:00:00Z");
+    for quota in Quota::ALL {
+        let limits = limits(&[(quota, 0)]);
+        let over = Meters::default()
+            .reserve(&limits, ANY, call(1, "1"), now)
+            .unwrap_err();
+        let month = quota == Quota::CostPerMonth;
+        let expect = if month { "2026-12-01" } else { "2026-11-23" };
+        assert_eq!((over.quota, over.limit), (quota, 0));
+        assert_eq!(over.retry_at, Some(at(expect)), "{quota:?}");
+    }
+}
+
 #[test]
 fn what_lasts_longest_is_what_the_caller_is_told() {
     let limits = scoped(

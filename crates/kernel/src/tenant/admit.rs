@@ -194,6 +194,20 @@ impl Admission {
         }
     }
 
+    /// What the same credential would be refused with if it called now; `None` while it would not be.
+    #[must_use]
+    pub fn refused_now(&self) -> Option<Refused> {
+        let resident = &self.tenant.resident;
+        if self.token.ended.is_cancelled() || !self.token.valid_at(self.tenant.now()) {
+            return Some(Refused::Unknown);
+        }
+        if let Err(refused) = open_for(resident.account.load().status, Purpose::Act) {
+            return Some(refused);
+        }
+        let why = resident.quarantine.load_full()?;
+        Some(Refused::Quarantined(why.as_str().to_owned()))
+    }
+
     pub(crate) fn entry(&self) -> &TokenEntry {
         &self.token
     }

@@ -58,6 +58,7 @@ impl ModelPrices {
                 "max_input_tokens" => model.max_input_tokens = tokens(value).map_err(wrong)?,
                 "max_output_tokens" => model.max_output_tokens = tokens(value).map_err(wrong)?,
                 "mode" => model.embedding = value.get() == "\"embedding\"",
+                "supports_reasoning" => model.reasons = value.get() == "true",
                 "search_context_cost_per_query" => model.search = searches(value).map_err(wrong)?,
                 _ => model.note_unit(&field, value).map_err(wrong)?,
             }

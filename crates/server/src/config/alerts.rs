@@ -84,9 +84,14 @@ fn webhook(
     });
     let at = At::new(url, "alerts.webhook");
     operator_destination(at.text(), allow_private).map_err(|error| at.wrong(error.to_string()))?;
+    let reference = SecretRef::read(&secret)?;
+    if matches!(reference, SecretRef::Vault(_)) {
+        return Err(secret
+            .wrong("the operator's own secret is not kept in a vault; use env:NAME or file:PATH"));
+    }
     Ok(AlertWebhook {
         url: at.text().to_owned(),
-        secret: SecretRef::read(&secret)?,
+        secret: reference,
         allow_private,
         ca: ca.transpose()?,
         line: secret.line(),
@@ -211,6 +216,10 @@ mod tests {
             (
                 "alerts: { webhook: https://a.b/, secret: whsec_canary }",
                 "config: line 1: alerts.secret: a secret does not belong in this file",
+            ),
+            (
+                "alerts: { webhook: https://a.b/, secret: 'vault:alerts' }",
+                "config: line 1: alerts.secret: the operator's own secret is not kept in a vault",
             ),
             (
                 "alerts: { tenant_hosts: ['a/b'] }",

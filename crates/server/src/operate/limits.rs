@@ -1,11 +1,12 @@
 //! Limits: what a tenant and its persons and tokens may use, who said so, and what is used of it.
 
-use base::{Limits, Markup, Scope, TenantId};
+use base::{Limits, Markup, Quota, Scope, TenantId, Timestamp};
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Gauge, Override, Quotas};
 use kernel::{Operator, Tenant};
 use rpc::{
-    Answer, Fault, LimitsChange, OverrideView, PartyQuotas, QuotaLine, QuotaView, StorageView,
+    Answer, Fault, FaultCode, LimitsChange, OverrideView, PartyQuotas, QuotaLine, QuotaView,
+    StorageView, Until,
 };
 
 use super::Office;
@@ -27,27 +28,65 @@ impl Office {
         id: &TenantId,
         change: LimitsChange,
     ) -> Result<Answer, Fault> {
+        change
+            .check()
+            .map_err(|message| Fault::new(FaultCode::Invalid, message))?;
+        let until = self.end_of("until", change.until)?;
         let tenant = self.tenant(operator, id)?;
-        if !change.is_empty() {
-            let LimitsChange {
-                tier,
-                scope,
-                until,
-                limits,
-            } = change;
-            let now = self.kernel.now();
-            let change = QuotaChange {
-                tier,
-                scope,
-                limits: limits.list(),
-                until: until.map(|until| until.moment(now)),
-            };
-            self.kernel
-                .change_quotas(operator, &tenant, change)
-                .await
-                .map_err(fault)?;
-        }
+        let LimitsChange {
+            tier,
+            scope,
+            limits,
+            ..
+        } = change;
+        let limits = limits.list();
+        self.known_scope(operator, &tenant, &scope, &limits)?;
+        let change = QuotaChange {
+            tier,
+            scope,
+            limits,
+            until,
+        };
+        self.kernel
+            .change_quotas(operator, &tenant, change)
+            .await
+            .map_err(fault)?;
         quota_view(&tenant).await.map(Answer::Quota)
+    }
+
+    /// Refuses a limit for a token that nobody has: it would hold for nobody. One that is left of a former token can be lifted.
+    fn known_scope(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        scope: &Scope,
+        limits: &[(Quota, Option<i128>)],
+    ) -> Result<(), Fault> {
+        let Scope::Token(name) = scope else {
+            return Ok(());
+        };
+        let tokens = self.kernel.list_tokens(operator, tenant);
+        let lifted = || {
+            let overrides = &tenant.account().overrides;
+            limits.iter().all(|(_, limit)| limit.is_none())
+                && overrides.iter().any(|over| over.scope == *scope)
+        };
+        if tokens.iter().any(|token| token.name == *name) || lifted() {
+            return Ok(());
+        }
+        let text = format!("{} has no token {name}", tenant.id());
+        Err(Fault::new(FaultCode::NotFound, text))
+    }
+
+    /// The moment that somebody gave as an end in the field `name`.
+    pub(super) fn end_of(
+        &self,
+        name: &str,
+        until: Option<Until>,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let now = self.kernel.now();
+        let moment = until.map(|until| until.moment(now)).transpose();
+        moment.map_err(|error| Fault::new(FaultCode::Invalid, format!("{name}: {error}")))
     }
 }
 
@@ -153,8 +192,6 @@ pub(super) fn lasting(overrides: &[Override]) -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use base::{Quota, Timestamp};
-
     use super::*;
 
     #[test]

@@ -21,8 +21,8 @@ impl Office {
         role: Role,
         expires: Option<Until>,
     ) -> Result<Answer, Fault> {
+        let expires = self.end_of("expires", expires)?;
         let tenant = self.tenant(operator, id)?;
-        let expires = expires.map(|until| until.moment(self.kernel.now()));
         let token = self
             .kernel
             .issue_token(operator, &tenant, name, role, expires)
@@ -45,11 +45,9 @@ impl Office {
                 "rotate one token by name, or all of them, not both",
             ));
         }
-        let tenant = self.tenant(operator, id)?;
         let now = self.kernel.now();
-        let old_until = grace
-            .map(|until| until.moment(now))
-            .filter(|until| *until > now);
+        let old_until = self.end_of("grace", grace)?.filter(|until| *until > now);
+        let tenant = self.tenant(operator, id)?;
         let grace = old_until.map(|until| until.since(now));
         let tokens = if all {
             self.kernel

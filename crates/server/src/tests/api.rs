@@ -357,3 +357,72 @@ async fn the_operator_runs_tokens_and_status_and_both_bite_at_once() {
     assert_eq!(json(&resumed)["status"], "active");
     assert_eq!(house.status_of_models(&new).await, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_limits_that_would_not_do_what_it_says_is_refused_by_name() {
+    let house = House::open().await;
+    house.tenant("acme").await;
+    let set = async |body: &str| {
+        house
+            .admin_call("PATCH /admin/v1/tenants/acme/quota", body)
+            .await
+    };
+    let fine = r#"{"scope":"token:default","tokens_per_day":7,"until":"2h"}"#;
+    assert_eq!(set(fine).await.status, 200);
+    let before = house
+        .admin_call("GET /admin/v1/tenants/acme/quota", "")
+        .await
+        .body;
+    for (body, status, named) in [
+        ("{}", 400, "tier"),
+        (r#"{"until":"2h"}"#, 400, "tokens_per_day"),
+        (
+            r#"{"tokens_per_day":null,"until":"2h"}"#,
+            400,
+            "tokens_per_day",
+        ),
+        (r#"{"tier":"pro","until":"2h"}"#, 400, "until"),
+        (r#"{"tier":"pro","scope":"each-token"}"#, 400, "scope"),
+        (
+            r#"{"tokens_per_day":1,"until":"99999999999d"}"#,
+            400,
+            "year 9999",
+        ),
+        (r#"{"tokens_per_day":1,"until":"2922000d"}"#, 400, "until"),
+        (
+            r#"{"scope":"token:nosuch","tokens_per_day":1}"#,
+            404,
+            "nosuch",
+        ),
+        (
+            r#"{"scope":"token:nosuch","tokens_per_day":null}"#,
+            404,
+            "nosuch",
+        ),
+    ] {
+        let answer = set(body).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.body);
+        assert!(answer.body.contains(named), "{body}: {}", answer.body);
+    }
+    let after = house
+        .admin_call("GET /admin/v1/tenants/acme/quota", "")
+        .await
+        .body;
+    assert_eq!(after, before);
+    // A person is known by its first call only.
+    let person = r#"{"scope":"person:ann","tokens_per_day":1}"#;
+    assert_eq!(set(person).await.status, 200);
+    for (line, body) in [
+        (
+            "POST /admin/v1/tenants/acme/tokens",
+            r#"{"name":"ci","role":"app","expires":"2922000d"}"#,
+        ),
+        (
+            "POST /admin/v1/tenants/acme/tokens/default/rotate",
+            r#"{"grace":"2922000d"}"#,
+        ),
+    ] {
+        let answer = house.admin_call(line, body).await;
+        assert_eq!(answer.status, 400, "{line}: {}", answer.body);
+    }
+}

@@ -90,6 +90,28 @@ async fn the_status_comes_back_whatever_follows_it() {
 }
 
 #[tokio::test]
+async fn a_body_that_never_comes_does_not_undo_the_status() {
+    for (head, status) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nok", 200),
+        (
+            "HTTP/1.1 202 Taken\r\ntransfer-encoding: chunked\r\n\r\n",
+            202,
+        ),
+        ("HTTP/1.1 503 Oh\r\ncontent-length: 5\r\n\r\n", 503),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        crate::tasks::Tasks::default().spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            serve(&mut stream, head.as_bytes(), false).await;
+            std::future::pending::<()>().await;
+        });
+        let posted = post(at, true).await.map(|posted| posted.status);
+        assert_eq!(posted, Ok(status));
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_is_an_answer_and_is_not_followed() {
     let (target, seen) = receiver(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await;
     let text =
