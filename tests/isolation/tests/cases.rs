@@ -172,12 +172,43 @@ impl Compiler {
             .collect();
         // In the order of the file, whichever function the compiler takes up first.
         lines.sort_by_key(|line| line_number(line));
-        let text = lines.iter().map(|line| format!("{line}\n")).collect();
+        let text = lines
+            .iter()
+            .map(|line| format!("{}\n", last_names(line)))
+            .collect();
         Ok(Said {
             compiled: output.status.success(),
             text,
         })
     }
+}
+
+/// The message with this library's types by their last names. How much of a path the compiler prints depends on what else it has
+/// loaded, not on the case.
+fn last_names(message: &str) -> String {
+    let mut parts = message.split("isolation::");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_path = |char: char| char.is_alphanumeric() || char == '_' || char == ':';
+        let end = part.find(|char| !is_path(char)).unwrap_or(part.len());
+        let (path, rest) = part.split_at(end);
+        // A colon that ends a message part is not of the path.
+        let name = path.trim_end_matches(':');
+        text.push_str(name.rsplit("::").next().unwrap_or(name));
+        text.push_str(&path[name.len()..]);
+        text.push_str(rest);
+    }
+    text
+}
+
+#[test]
+fn paths_are_read_by_their_last_names() {
+    let said = "the trait bound `isolation::kernel::Tenant: From<isolation::base::TenantId>` of isolation::a::B: x";
+    assert_eq!(
+        last_names(said),
+        "the trait bound `Tenant: From<TenantId>` of B: x"
+    );
+    assert_eq!(last_names("`Tenant` as it is"), "`Tenant` as it is");
 }
 
 /// The line that a message is about; 0 for a message about no line.
