@@ -229,7 +229,7 @@ mod tests {
             let fault = read_answer(text.as_bytes(), &mut Collected::default())
                 .err()
                 .unwrap();
-            assert_eq!((fault.code, fault.exit()), (FaultCode::Unreachable, 1));
+            assert_eq!((fault.code, fault.exit_code()), (FaultCode::Unreachable, 1));
         }
     }
 

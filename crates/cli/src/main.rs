@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             print::error(&fault.message);
-            ExitCode::from(fault.exit())
+            ExitCode::from(fault.exit_code())
         }
     }
 }

@@ -57,7 +57,7 @@ impl Fault {
 
     /// The exit code of the command line: 2 for what was typed wrong, 1 for everything else.
     #[must_use]
-    pub fn exit(&self) -> u8 {
+    pub fn exit_code(&self) -> u8 {
         if self.code == FaultCode::Invalid {
             2
         } else {

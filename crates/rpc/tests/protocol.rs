@@ -113,7 +113,7 @@ fn hostile_commands_are_refused_as_usage() {
             panic!("taken: {text}")
         };
         assert_eq!(
-            (fault.code, fault.exit()),
+            (fault.code, fault.exit_code()),
             (FaultCode::Invalid, 2),
             "{text}"
         );
