@@ -21,6 +21,7 @@ pub mod keys;
 pub mod random;
 pub mod secret;
 pub mod signing;
+pub mod tlog;
 
 pub use aead::{Aad, Key, SEAL_OVERHEAD};
 pub use credential::{OperatorKey, Token, TokenParts};
