@@ -83,6 +83,17 @@ impl TempKernel {
     /// # Errors
     /// When the directory does not open again.
     pub async fn crash_and_reopen(self) -> Result<Self, KernelError> {
+        self.crash_and_reopen_after(|| {}).await
+    }
+
+    /// The same, with something done to the directory while no process has it open.
+    ///
+    /// # Errors
+    /// When the directory does not open again.
+    pub async fn crash_and_reopen_after(
+        self,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Self, KernelError> {
         let Self {
             kernel,
             operator,
@@ -90,6 +101,7 @@ impl TempKernel {
             dir,
         } = self;
         drop((kernel, operator));
+        meanwhile();
         let (kernel, operator) = open_at(&dir.path().join("data"), &clock).await?;
         Ok(Self {
             kernel,

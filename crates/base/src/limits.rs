@@ -56,6 +56,10 @@ pub const UPSTREAM_TOTAL: Duration = Duration::from_secs(600);
 pub const OUTBOX_MAX: i64 = 1_000;
 /// A webhook that has not answered by then has failed.
 pub const WEBHOOK_TOTAL: Duration = Duration::from_secs(20);
+/// Audit entries are kept so long where nothing else is said: 13 months.
+pub const AUDIT_RETENTION: Duration = Duration::from_secs(396 * 86_400);
+/// No setting keeps audit entries for less: 183 days.
+pub const AUDIT_RETENTION_MIN: Duration = Duration::from_secs(183 * 86_400);
 /// Tenants of one process.
 pub const TENANTS_MAX: usize = 1_000_000;
 /// Open streams end within this time after SIGTERM.

@@ -3,6 +3,12 @@
 //! Entries are canonical JSON (RFC 8785): the fields of [`Entry`] stand in the order of their names, values are strings and
 //! integers, so that plain compact text is canonical.
 
+pub(crate) mod rekey;
+pub(crate) mod retention;
+pub(crate) mod seen;
+pub(crate) mod tree;
+pub mod verify;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{OnceLock, PoisonError};
@@ -10,6 +16,7 @@ use std::sync::{OnceLock, PoisonError};
 use base::{RequestId, TenantId, Timestamp};
 use store::{RecordHead, RecordKind, Seq};
 use vault::Aad;
+use vault::tlog::ENTRY_MAX;
 
 use crate::error::KernelError;
 use crate::journal_record;
@@ -20,6 +27,9 @@ use crate::tenant::admit::Admission;
 
 /// Refusals of one token in one second that get an entry each; the rest of that second is counted.
 const REFUSALS_PER_SECOND: u32 = 10;
+
+/// Bytes of a detail that stands whole in an entry that would be too long otherwise.
+const DETAIL_WHOLE: usize = 256;
 
 /// One audit entry. Field order is name order: it is the canonical form.
 #[derive(Default, Debug, Clone)]
@@ -57,7 +67,24 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    pub(crate) fn canonical(&self) -> String {
+    /// The entry as it is hashed, at most [`ENTRY_MAX`] bytes: a detail too long to stand in it is named by its digest.
+    pub(crate) fn canonical(mut self) -> String {
+        let text = self.written();
+        if text.len() <= ENTRY_MAX {
+            return text;
+        }
+        for value in self.detail.values_mut() {
+            if value.len() > DETAIL_WHOLE {
+                *value = format!(
+                    "sha256:{}",
+                    vault::digest::hex(&vault::sha256(value.as_bytes()))
+                );
+            }
+        }
+        self.written()
+    }
+
+    fn written(&self) -> String {
         let mut out = Vec::with_capacity(1_280);
         let mut object = Object::begin(&mut out);
         object.text("action", self.action);
@@ -362,8 +389,30 @@ pub(crate) fn record_aad(resident: &Resident, seq: Seq) -> Aad {
 }
 
 #[cfg(test)]
+mod steps;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_that_is_too_long_names_long_details_by_their_digest() {
+        let of = |length: usize| {
+            Entry {
+                action: "quota.set",
+                detail: [("long", "x".repeat(length)), ("short", "y".to_owned())].into(),
+                ..Entry::default()
+            }
+            .canonical()
+        };
+        assert!(of(60_000).contains(&"x".repeat(60_000)));
+        let entry = of(70_000);
+        assert!(
+            entry.len() < 1_000 && entry.contains("\"long\":\"sha256:"),
+            "{entry}"
+        );
+        assert!(entry.contains("\"short\":\"y\""));
+    }
 
     #[test]
     fn entries_are_canonical_json() {

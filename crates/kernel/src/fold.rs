@@ -8,7 +8,9 @@ use base::{Timestamp, Usage, limits};
 use store::sql::params;
 use store::{Seq, StoreError, WriteTx};
 use tokio::sync::oneshot;
+use vault::tlog::SignedCheckpoint;
 
+use crate::audit::tree::{Growth, Signer, signed};
 use crate::error::KernelError;
 use crate::journal_record::{Row, UsageWire};
 use crate::open::Kernel;
@@ -67,13 +69,15 @@ impl Kernel {
         }
         self.pending().fetch_sub(batch.len(), Ordering::Relaxed);
         let place = self.place(resident)?;
+        let signer = self.audit_signer(resident)?;
         let rows = Arc::clone(&batch);
         match self
             .engine()
-            .write(&place, move |tx| insert(tx, &rows))
+            .write(&place, move |tx| insert(tx, &rows, &signer))
             .await
         {
-            Ok(()) => {
+            Ok(head) => {
+                resident.audit_grew_to(head);
                 let seqs: Vec<Seq> = batch
                     .iter()
                     .flat_map(|pending| pending.sent.into_iter().chain([pending.seq]))
@@ -99,8 +103,14 @@ impl Kernel {
     }
 }
 
-/// Inserts a batch: rows, roll-ups of the rows that were new, audit entries.
-pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), StoreError> {
+/// Inserts a batch: rows, roll-ups of the rows that were new, audit entries and the tree over them. Returns the log's checkpoint
+/// where it grew.
+pub(crate) fn insert(
+    tx: &mut WriteTx<'_>,
+    batch: &[Pending],
+    signer: &Signer,
+) -> Result<Option<SignedCheckpoint>, StoreError> {
+    let mut log = Growth::begin(tx)?;
     let mut rollups: BTreeMap<(i32, &str), Rollup> = BTreeMap::new();
     let mut parties: BTreeMap<(i32, PartyKind, &str), Rollup> = BTreeMap::new();
     for pending in batch {
@@ -117,10 +127,7 @@ pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), Stor
             .sent
             .filter(|_| pending.row.is_none())
             .map(|sent| signed(sent.number()));
-        tx.execute(
-            "INSERT INTO audit (seq, journal_seq, entry, unsent_seq) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (journal_seq) DO NOTHING",
-            params![signed(pending.audit_seq), signed(pending.seq.number()), pending.entry, unsent],
-        )?;
+        log.take(tx, pending, unsent)?;
     }
     for ((day, model), rollup) in rollups {
         tx.execute(
@@ -144,9 +151,10 @@ pub(crate) fn insert(tx: &mut WriteTx<'_>, batch: &[Pending]) -> Result<(), Stor
             ],
         )?;
     }
-    parties
-        .into_iter()
-        .try_for_each(|(party, rollup)| add_party(tx, party, &rollup))
+    for (party, rollup) in parties {
+        add_party(tx, party, &rollup)?;
+    }
+    log.end(tx, signer)
 }
 
 fn add_party(
@@ -241,9 +249,4 @@ fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
         ],
     )?;
     Ok(inserted == 1)
-}
-
-/// `SQLite` integers are signed; a count beyond 2^63 saturates.
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -525,10 +525,11 @@ pub(crate) fn append_settled(
             let mut books = resident.books();
             entry.seq = books.audit_next;
             books.audit_next += 1;
+            let audit_seq = entry.seq;
             let text = entry.canonical();
-            journal_record::write_settled(row.as_ref(), entry.seq, &text, out);
+            journal_record::write_settled(row.as_ref(), audit_seq, &text, out);
             keys.journal.seal_into(&record_aad(resident, seq), out);
-            let (audit_seq, sent) = (entry.seq, Some(sent_seq));
+            let sent = Some(sent_seq);
             let record = Pending {
                 seq,
                 sent,

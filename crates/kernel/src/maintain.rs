@@ -51,6 +51,8 @@ impl Kernel {
                 }
                 if ticks.is_multiple_of(TICKS_PER_MINUTE) {
                     kernel.flush_counts().await;
+                    kernel.keep_audit_heads().await;
+                    kernel.drop_old_entries().await;
                 }
             }
         });

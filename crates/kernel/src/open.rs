@@ -213,6 +213,7 @@ impl Kernel {
                 let _reported = self.fold(&resident).await;
             }
         }
+        self.keep_audit_heads().await;
         self.tasks().shut_down(deadline).await;
         self.log().flush();
     }

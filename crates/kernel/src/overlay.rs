@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::limits;
 use serde::Deserialize;
@@ -33,6 +34,8 @@ pub struct Overlay {
     pub receiver: Option<TenantReceiver>,
     /// Percents of a limit at which it is told.
     pub thresholds: Option<Arc<[u8]>>,
+    /// How long audit entries are kept.
+    pub audit_retention: Option<Duration>,
 }
 
 /// Why an overlay was not taken. The text names the key and the line.
@@ -94,6 +97,19 @@ struct File {
     system_prompt: Option<String>,
     tasks: Option<BTreeMap<String, String>>,
     alerts: Option<FileAlerts>,
+    audit: Option<FileAudit>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileAudit {
+    retention_days: u32,
+}
+
+impl FileAudit {
+    fn read(self) -> Result<Duration, String> {
+        retention(self.retention_days).map_err(|error| format!("audit.retention_days: {error}"))
+    }
 }
 
 #[derive(Deserialize)]
@@ -166,7 +182,9 @@ impl Overlay {
         };
         let alerts = file.alerts.map(FileAlerts::read).transpose();
         let (receiver, thresholds) = alerts.map_err(message)?.unzip();
+        let audit = file.audit.map(FileAudit::read).transpose();
         let overlay = Self {
+            audit_retention: audit.map_err(message)?,
             model: file.model,
             models: file.models,
             max_tokens: file.max_tokens,
@@ -242,6 +260,20 @@ impl Overlay {
     }
 }
 
+/// How long entries are kept, from whole days.
+///
+/// # Errors
+/// The range, for fewer days than [`limits::AUDIT_RETENTION_MIN`] or more than 100 years.
+pub fn retention(days: u32) -> Result<Duration, String> {
+    let least = limits::AUDIT_RETENTION_MIN.as_secs() / 86_400;
+    if u64::from(days) < least || days > RETENTION_DAYS_MAX {
+        return Err(format!("must be from {least} to {RETENTION_DAYS_MAX} days"));
+    }
+    Ok(Duration::from_secs(u64::from(days) * 86_400))
+}
+
+const RETENTION_DAYS_MAX: u32 = 36_500;
+
 fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
     let line = error
         .location()
@@ -294,6 +326,22 @@ mod tests {
         assert_eq!(overlay.tasks["reasoning"], "claude-sonnet");
         assert_eq!(Overlay::parse("").unwrap(), Overlay::default());
         assert_eq!(Overlay::parse("# nothing\n\n").unwrap(), Overlay::default());
+    }
+
+    #[test]
+    fn audit_entries_cannot_be_kept_for_less_than_half_a_year() {
+        let days = |days: &str| Overlay::parse(&format!("audit: {{ retention_days: {days} }}"));
+        assert_eq!(
+            days("183").unwrap().audit_retention,
+            Some(limits::AUDIT_RETENTION_MIN)
+        );
+        for bad in ["182", "0", "36501"] {
+            let error = days(bad).unwrap_err().to_string();
+            assert!(
+                error.contains("audit.retention_days: must be from 183 to 36500"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -62,9 +62,15 @@ impl Kernel {
         let recovered = self.recovered_payloads(resident, &keys)?;
         let orphans = recovered.orphans;
         let durable = recovered.durable;
-        self.engine()
-            .write(&place, move |tx| fold::insert(tx, &durable))
+        self.open_audit_key(resident).await?;
+        let signer = self.audit_signer(resident)?;
+        let head = self
+            .engine()
+            .write(&place, move |tx| fold::insert(tx, &durable, &signer))
             .await?;
+        resident.audit_grew_to(head);
+        self.settle_audit_key(resident).await?;
+        self.check_audit_head(resident).await?;
         self.journal().folded(&recovered.folded);
         let since = Since {
             month: self.now().day().month().first_day(),

@@ -254,6 +254,19 @@ pub(crate) fn update_account(
     .map(|_| ())
 }
 
+/// The public half of the key that signs the tenant's audit log.
+pub(crate) fn set_audit_key(
+    tx: &mut WriteTx<'_>,
+    uid: TenantUid,
+    key: &[u8; 32],
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE tenants SET audit_key = ?2 WHERE uid = ?1",
+        params![uid.as_bytes(), key],
+    )
+    .map(|_| ())
+}
+
 /// The first step of a deletion: after this commit, and the truncation of the write-ahead log, nothing opens the tenant's data.
 pub(crate) fn destroy_keys(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<(), StoreError> {
     tx.execute(

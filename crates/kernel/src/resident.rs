@@ -9,8 +9,10 @@ use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
 use store::{Place, Seq};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
+use vault::tlog::SignedCheckpoint;
 use vault::{Secret, TenantKeys};
 
+use crate::audit::tree::Signer;
 use crate::journal_record::Row;
 use crate::overlay::Overlay;
 use crate::quota::{LimitsInForce, Meters, Override};
@@ -98,6 +100,14 @@ pub(crate) struct Resident {
     pub(crate) failed_auth: AtomicU32,
     pub(crate) tag: OnceLock<Arc<str>>,
     pub(crate) alerts: crate::alerts::Watch,
+    /// Signs the audit log's checkpoints, once the tenant is open.
+    pub(crate) audit_signer: ArcSwapOption<Signer>,
+    /// Entries of the log as the registry has them.
+    pub(crate) audit_kept: AtomicU64,
+    /// UTC day of the last look for audit entries that are too old.
+    pub(crate) audit_looked: AtomicI32,
+    /// The audit log's checkpoint after the last fold that made it grow in this process.
+    pub(crate) audit_head: ArcSwapOption<SignedCheckpoint>,
     /// What the tenant holds of what the process has for all.
     pub(crate) share: Arc<Share>,
 }
@@ -180,6 +190,10 @@ impl Resident {
             failed_auth: AtomicU32::new(0),
             tag: OnceLock::new(),
             alerts: crate::alerts::Watch::default(),
+            audit_signer: ArcSwapOption::empty(),
+            audit_kept: AtomicU64::new(0),
+            audit_looked: AtomicI32::new(i32::MIN),
+            audit_head: ArcSwapOption::empty(),
             share: Arc::default(),
         })
     }
@@ -207,6 +221,13 @@ impl Resident {
     fn end_with(&self, step: u64) {
         self.epoch.fetch_add(step, Ordering::SeqCst);
         self.ended.swap(Arc::new(CancellationToken::new())).cancel();
+    }
+
+    /// Keeps the checkpoint that a fold signed, if it signed one.
+    pub(crate) fn audit_grew_to(&self, head: Option<SignedCheckpoint>) {
+        if let Some(head) = head {
+            self.audit_head.store(Some(Arc::new(head)));
+        }
     }
 
     pub(crate) fn put_in_quarantine(&self, why: String) {

@@ -51,6 +51,14 @@ pub(crate) static REGISTRY: Schema = Schema {
         ) STRICT;
         CREATE INDEX outbox_due ON outbox(next_ms) WHERE next_ms IS NOT NULL;
     ",
+        "
+        -- How far each tenant's audit log has come: an older or another database in its place is noticed.
+        CREATE TABLE audit_heads (
+            uid BLOB PRIMARY KEY REFERENCES tenants(uid) ON DELETE CASCADE,
+            size INTEGER NOT NULL,
+            root BLOB NOT NULL
+        ) STRICT;
+    ",
     ],
 };
 
@@ -145,6 +153,37 @@ pub(crate) static TENANT: Schema = Schema {
             SELECT started_ms / 86400000, 'person', person, SUM(requests), SUM(charged_tokens),
                 CAST(MIN(TOTAL(charged_pico), 9.2e18) AS INTEGER)
             FROM ledger WHERE person IS NOT NULL GROUP BY 1, 3;
+    ", "
+        -- The tree over the audit entries: full tiles, the hashes after them, the latest signed checkpoint. It is grown over
+        -- entries from before by the next fold. An entry's place tells whether it is there: no second index.
+        CREATE TABLE audit_tile (
+            level INTEGER NOT NULL,
+            place INTEGER NOT NULL,
+            hashes BLOB NOT NULL,
+            PRIMARY KEY (level, place)
+        ) STRICT;
+        CREATE TABLE audit_edge (level INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
+        CREATE TABLE audit_head (one INTEGER PRIMARY KEY CHECK (one = 1), checkpoint TEXT NOT NULL) STRICT;
+        -- The keys that signed checkpoints, where the first one is not the only one. `place` is that of the entry by which a key came
+        -- into force, empty until it is; `sealed` is empty once it is retired; its entry stands at `after` or later.
+        CREATE TABLE audit_key (
+            number INTEGER PRIMARY KEY,
+            vkey TEXT NOT NULL,
+            sealed BLOB,
+            after INTEGER NOT NULL,
+            place INTEGER
+        ) STRICT;
+        CREATE TABLE audit_entry (
+            seq INTEGER PRIMARY KEY,
+            journal_seq INTEGER NOT NULL,
+            entry TEXT NOT NULL,
+            -- The attempt that was recorded as sent and never left: it has no ledger row.
+            unsent_seq INTEGER
+        ) STRICT;
+        INSERT INTO audit_entry SELECT seq, journal_seq, entry, unsent_seq FROM audit;
+        DROP TABLE audit;
+        ALTER TABLE audit_entry RENAME TO audit;
+        CREATE INDEX audit_unsent ON audit(unsent_seq) WHERE unsent_seq IS NOT NULL;
     "],
 };
 

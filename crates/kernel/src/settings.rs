@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use base::Markup;
+use base::{Markup, limits};
 use vault::Sha256;
 
 use crate::alerts::{AlertSettings, DEFAULT_THRESHOLDS};
@@ -27,6 +28,8 @@ pub struct Tier {
     pub markup: Markup,
     /// Percents of a limit at which tenants of the tier are told; `None`: [`DEFAULT_THRESHOLDS`].
     pub alert_thresholds: Option<Arc<[u8]>>,
+    /// How long audit entries of tenants of the tier are kept; `None`: [`limits::AUDIT_RETENTION`].
+    pub audit_retention: Option<Duration>,
     /// Share of a provider's slots among tenants that wait for one, at least 1.
     pub weight: u32,
     /// Slots of each provider that are kept for each tenant of the tier.
@@ -43,6 +46,7 @@ impl Default for Tier {
             limits: ScopedLimits::default(),
             markup: Markup::NONE,
             alert_thresholds: None,
+            audit_retention: None,
             weight: 1,
             guaranteed_slots: 1,
         }
@@ -89,6 +93,8 @@ pub struct Settings {
     pub guaranteed_slots: u32,
     /// What the tenant is told of its budgets, and where.
     pub alerts: AlertSettings,
+    /// How long audit entries are kept.
+    pub audit_retention: Duration,
     /// Hash of everything above and of the admin configuration.
     pub config_hash: Arc<str>,
     /// Hash of the rules by which calls are allowed: roles and visible models.
@@ -139,6 +145,11 @@ impl Settings {
                     .unwrap_or_else(|| DEFAULT_THRESHOLDS.into()),
                 receiver: overlay.receiver.clone(),
             },
+            audit_retention: overlay
+                .audit_retention
+                .or(tier.audit_retention)
+                .unwrap_or(limits::AUDIT_RETENTION)
+                .max(limits::AUDIT_RETENTION_MIN),
             config_hash: Arc::from(""),
             policy_version: Arc::from(""),
         };

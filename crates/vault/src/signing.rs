@@ -3,6 +3,7 @@
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
+use crate::aead::{Aad, Key};
 use crate::error::VaultError;
 use crate::random::{impossible, random};
 
@@ -50,6 +51,22 @@ impl SigningKey {
         self.seed.clone()
     }
 
+    /// The key sealed under another; [`SigningKey::open`] with the same `aad` opens it.
+    #[must_use]
+    pub fn seal(&self, under: &Key, aad: &Aad) -> Vec<u8> {
+        under.seal(aad, self.seed.as_slice())
+    }
+
+    /// Opens what [`SigningKey::seal`] made.
+    ///
+    /// # Errors
+    /// [`VaultError::DoesNotOpen`] for another key, other associated data or altered bytes.
+    pub fn open(under: &Key, aad: &Aad, sealed: &[u8]) -> Result<Self, VaultError> {
+        let plain = under.open(aad, sealed)?;
+        let seed = <[u8; 32]>::try_from(plain.as_slice()).map(Zeroizing::new);
+        Ok(Self::from_seed(&*seed.map_err(|_| VaultError::Malformed)?))
+    }
+
     /// Signs the message (about 20 µs).
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
@@ -94,6 +111,17 @@ mod tests {
         let signature = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
         assert_eq!(hex::encode(key.sign(b"")), signature);
         assert_eq!(hex::encode(key.seed().as_slice()), seed);
+    }
+
+    #[test]
+    fn a_sealed_key_opens_for_its_purpose_only() {
+        let (under, key) = (Key::generate(), SigningKey::generate());
+        let aad = || Aad::new("test signing key");
+        let sealed = key.seal(&under, &aad());
+        let again = SigningKey::open(&under, &aad(), &sealed).unwrap();
+        assert_eq!(again.verifying_key(), key.verifying_key());
+        assert!(SigningKey::open(&under, &Aad::new("another purpose"), &sealed).is_err());
+        assert!(SigningKey::open(&Key::generate(), &aad(), &sealed).is_err());
     }
 
     proptest! {
