@@ -7,6 +7,8 @@ use std::path::Path;
 use base::limits::{RATECARD_BYTES_MAX, SECRET_BYTES_MAX};
 use rpc::{Credential, Fault, FaultCode};
 
+const CHECKPOINT_BYTES_MAX: usize = 64 * 1024;
+
 /// A secret from a file, or from standard input: one trailing newline taken off, not empty, bounded, UTF-8.
 pub(crate) fn secret(from_file: Option<&Path>) -> Result<Credential, Fault> {
     let bytes = match from_file {
@@ -43,6 +45,18 @@ pub(crate) fn ratecard(path: &Path) -> Result<String, Fault> {
     };
     if bytes.len() > RATECARD_BYTES_MAX {
         return Err(too_large());
+    }
+    String::from_utf8(bytes).map_err(|_| refused(format!("{} is not UTF-8 text", path.display())))
+}
+
+/// A checkpoint that somebody kept: a note of a few lines.
+pub(crate) fn checkpoint(path: &Path) -> Result<String, Fault> {
+    let bytes = bounded(open(path)?, CHECKPOINT_BYTES_MAX + 1, path)?;
+    if bytes.len() > CHECKPOINT_BYTES_MAX {
+        return Err(refused(format!(
+            "{} is larger than {CHECKPOINT_BYTES_MAX} bytes, the limit of a checkpoint",
+            path.display()
+        )));
     }
     String::from_utf8(bytes).map_err(|_| refused(format!("{} is not UTF-8 text", path.display())))
 }

@@ -354,13 +354,28 @@ pub(crate) enum Audit {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Verify a log (not available in this version)
+    /// Verify a log from its first entry to its latest checkpoint
     Verify {
         /// The tenant
         #[arg(long, value_name = "ID")]
         tenant: TenantId,
+        /// A checkpoint that was kept elsewhere: proves that the log only grew since
+        #[arg(long, value_name = "FILE")]
+        since: Option<PathBuf>,
     },
-    /// Export a log for an auditor (not available in this version)
+    /// Print the latest checkpoint, to be kept where the operator cannot reach it
+    Checkpoint {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+    },
+    /// Give a log a fresh signing key, by an entry that the old and the new key sign
+    RotateKey {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+    },
+    /// Verify a log and export it for an auditor, as files that public tools verify
     Export {
         /// The tenant
         #[arg(long, value_name = "ID")]

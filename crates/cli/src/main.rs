@@ -7,6 +7,7 @@ use clap::Parser;
 mod backend;
 mod client;
 mod demo;
+mod export;
 mod files;
 mod flags;
 mod limit_flags;

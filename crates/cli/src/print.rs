@@ -1,7 +1,7 @@
 //! The only place that writes to standard output and standard error.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 
 use rpc::{Fault, FaultCode};
 use serde_json::ser::PrettyFormatter;
@@ -72,6 +72,33 @@ pub(crate) fn error(message: &str) {
 /// `note: …` on one line of standard error, so that standard output stays machine-readable.
 pub(crate) fn note(message: &str) {
     stderr_line("note: ", message);
+}
+
+/// How far a long command has come, on one line of a terminal that overwrites itself. Silent elsewhere.
+#[derive(Default)]
+pub(crate) struct Meter {
+    shown: bool,
+}
+
+impl Meter {
+    pub(crate) fn show(&mut self, progress: rpc::Progress) {
+        let mut to = io::stderr().lock();
+        if !to.is_terminal() {
+            return;
+        }
+        let percent = progress.done.saturating_mul(100) / progress.of.max(1);
+        // A terminal that is gone needs no progress.
+        let _ = write!(to, "\r{percent:3} % of {} entries", progress.of);
+        self.shown = true;
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr().lock(), "\r{:40}\r", "");
+        }
+    }
 }
 
 fn stderr_line(lead: &str, message: &str) {

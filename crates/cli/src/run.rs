@@ -7,6 +7,7 @@ use clap::CommandFactory;
 use rpc::{Command, Fault, FaultCode, NewTenant};
 
 use crate::backend::{self, Addresses, Place};
+use crate::export::Export;
 use crate::flags::{
     Ask, Audit, Billing, Cli, Common, Config, Format, Quota, Ratecard, Secrets, Serve, Tenants,
     Token,
@@ -37,9 +38,19 @@ pub(crate) fn run(cli: Cli) -> Result<(), Fault> {
 /// The commands that travel: to the running gateway, or into this process.
 fn ask_gateway(common: &Common, ask: Ask) -> Result<(), Fault> {
     let style = style(&ask, common.json);
+    let export = match &ask {
+        Ask::Audit(Audit::Export { to, .. }) => Some(Export::begin(to)?),
+        _ => None,
+    };
     let command = command(ask)?;
     let mut printer = Printer::new(Out::new(), style, &command);
-    let asked = client::ask(&place(common), &command, &mut printer);
+    let asked = match export {
+        None => client::ask(&place(common), &command, &mut printer),
+        Some(mut export) => {
+            let asked = client::ask(&place(common), &command, &mut export);
+            export.end(asked)
+        }
+    };
     printer.finish(asked)
 }
 
@@ -184,14 +195,13 @@ fn audit_command(audit: Audit) -> Result<Command, Fault> {
             limit,
             follow,
         }),
-        Audit::Verify { .. } => Err(not_available(
-            "audit verify",
-            "audit tail shows the entries",
-        )),
-        Audit::Export { .. } => Err(not_available(
-            "audit export",
-            "audit tail shows the entries",
-        )),
+        Audit::Verify { tenant, since } => Ok(Command::AuditVerify {
+            tenant,
+            since: since.as_deref().map(files::checkpoint).transpose()?,
+        }),
+        Audit::Checkpoint { tenant } => Ok(Command::AuditCheckpoint { tenant }),
+        Audit::RotateKey { tenant } => Ok(Command::AuditRotateKey { tenant }),
+        Audit::Export { tenant, to: _ } => Ok(Command::AuditExport { tenant }),
     }
 }
 

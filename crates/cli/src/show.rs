@@ -6,11 +6,11 @@ use rpc::report::{Format, JsonArray, Report};
 use rpc::{Answer, Closed, Command, Fault, FaultCode, LedgerRow, RouteView, Row, Rows, UsageRow};
 
 use crate::backend::Initialised;
-use crate::print::{Out, note};
+use crate::print::{Meter, Out, note};
 use crate::table::{Table, facts};
 use crate::view::{
     PRICES, SECRETS, TENANTS, TOKENS, cells, created_text, doctor_text, quota_text, routes_text,
-    status_text, tenant_text, token_text,
+    status_text, tenant_text, token_text, verified_text,
 };
 
 /// For whom the answer is.
@@ -32,6 +32,7 @@ pub(crate) struct Printer {
     /// Each row is for somebody who waits.
     live: bool,
     unknown_attempts: u64,
+    progress: Meter,
     failed: Option<Fault>,
 }
 
@@ -56,6 +57,7 @@ impl Printer {
             many_tokens: matches!(command, Command::TokenRotate { all: true, .. }),
             live: matches!(command, Command::AuditTail { follow: true, .. }),
             unknown_attempts: 0,
+            progress: Meter::default(),
             failed: None,
         }
     }
@@ -102,6 +104,9 @@ impl Printer {
                 }),
             },
             Answer::Quota(quota) => self.one(quota, || quota_text(quota)),
+            Answer::AuditVerified(log) => self.one(log, || verified_text(log)),
+            // The note itself, so that it can be kept as a file.
+            Answer::AuditCheckpoint(signed) => self.one(signed, || signed.checkpoint.clone()),
             Answer::RatecardImported(done) => self.one(done, || {
                 let head = format!(
                     "rate card {} is in force: {} models imported\n",
@@ -224,6 +229,10 @@ impl Printer {
             (Body::Array(array), Row::Secret(row)) => array.push(&row, page),
             (Body::Array(array), Row::Price(row)) => array.push(&row, page),
             (Body::Array(array), Row::Audit(entry)) => array.push(&entry, page),
+            (_, Row::Progress(progress)) => {
+                self.progress.show(progress);
+                Ok(())
+            }
             (Body::Table(table), row) => {
                 if let Some(cells) = cells(&row) {
                     table.row(cells, page);

@@ -2,8 +2,8 @@
 
 use rpc::text::shown;
 use rpc::{
-    Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, RouteView, Row, StatusView, TenantCreated,
-    TenantView, TokenView,
+    AuditVerified, Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, RouteView, Row, StatusView,
+    TenantCreated, TenantView, TokenView,
 };
 
 use crate::table::{Align, Table, facts};
@@ -73,7 +73,9 @@ pub(crate) fn cells(row: &Row) -> Option<Vec<String>> {
         Row::Token(row) => token_cells(row),
         Row::Secret(row) => vec![row.name.to_string(), row.created_at.to_string()],
         Row::Price(row) => price_cells(row),
-        Row::Usage(_) | Row::Ledger(_) | Row::Audit(_) => return None,
+        Row::Usage(_) | Row::Ledger(_) | Row::Audit(_) | Row::File(_) | Row::Progress(_) => {
+            return None;
+        }
     })
 }
 
@@ -143,6 +145,28 @@ pub(crate) fn token_text(token: &IssuedToken) -> String {
         lines.push(("old until", until.to_string()));
     }
     facts(&lines) + KEEP
+}
+
+pub(crate) fn verified_text(log: &AuditVerified) -> String {
+    let mut lines = vec![
+        ("tenant", log.tenant.to_string()),
+        ("verified", format!("{} entries", log.entries)),
+    ];
+    if log.first > 0 {
+        lines.push(("dropped", format!("the first {}, by retention", log.first)));
+    }
+    if let Some(since) = log.since {
+        lines.push((
+            "since",
+            format!("begins with the {since} entries of the kept checkpoint"),
+        ));
+    }
+    lines.push(("root", log.root.clone()));
+    lines.push(("audit key", log.vkey.clone()));
+    for key in &log.retired_vkeys {
+        lines.push(("earlier key", key.clone()));
+    }
+    facts(&lines)
 }
 
 pub(crate) fn tenant_text(tenant: &TenantView) -> String {

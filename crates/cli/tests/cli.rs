@@ -170,8 +170,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("tenants clone acme --as acme-2", "tenants clone"),
         ("tenants backup acme --to file:///tmp/x", "tenants backup"),
         ("tenants restore --from file:///tmp/x", "tenants restore"),
-        ("audit verify --tenant acme", "audit verify"),
-        ("audit export --tenant acme --to out", "audit export"),
     ] {
         let words: Vec<&str> = line.split(' ').collect();
         let said = refusal(&partywall(temp.path(), &words));

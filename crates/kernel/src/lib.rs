@@ -56,6 +56,11 @@ pub use tenant::admit::{Admission, Authority, Caller, Refused};
 pub use tenant::{Purpose, Tenant};
 pub use vault::Secret;
 
+/// Names and bytes of a transparency log's files.
+pub mod tlog {
+    pub use vault::tlog::{Edge, TILE_WIDTH, bundle_path, push_entry, tile_path};
+}
+
 /// Hashing for digests that enter the audit record.
 pub mod digest {
     pub use vault::{Sha256, sha256};

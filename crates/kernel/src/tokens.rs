@@ -292,6 +292,22 @@ impl Kernel {
         Ok(())
     }
 
+    /// Records that the operator looked into a tenant's data; returns when it is durable.
+    ///
+    /// # Errors
+    /// When the journal cannot be written: nothing is to be shown then.
+    pub async fn record_operator_access(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        what: &'static str,
+    ) -> Result<(), KernelError> {
+        self.load(tenant.resident()).await?;
+        let detail = [("read", what.to_owned())].into();
+        self.record_change(operator, tenant.resident(), "operator.access", detail)
+            .await
+    }
+
     /// Records a change by the operator in the tenant's log; returns when it is durable.
     pub(crate) async fn record_change(
         &self,

@@ -4,6 +4,7 @@ use base::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::audit::{AuditCheckpoint, AuditVerified, FilePiece, Progress};
 use crate::ledger::{LedgerRow, UsageRow};
 use crate::names::SecretName;
 use crate::tenant::{
@@ -37,6 +38,10 @@ pub enum Answer {
     Rotated(RotatedTokens),
     /// Of `tenants.quota.show` and `set`.
     Quota(QuotaView),
+    /// Of `audit.verify`, and of `audit.export` after its rows.
+    AuditVerified(Box<AuditVerified>),
+    /// Of `audit.checkpoint` and `audit.rotate_key`.
+    AuditCheckpoint(AuditCheckpoint),
     /// Of `ratecard.show`, after its rows.
     Ratecard {
         /// The version in force.
@@ -72,6 +77,10 @@ pub enum Row {
     Ledger(Box<LedgerRow>),
     /// An entry of `audit.tail`: the canonical JSON that was hashed and signed, byte for byte.
     Audit(Box<RawValue>),
+    /// A piece of a file of `audit.export`.
+    File(FilePiece),
+    /// How far `audit.verify` and `audit.export` have come, in entries. A reader may pass it over.
+    Progress(Progress),
     /// A model of `ratecard.show`.
     Price(Box<PriceRow>),
 }

@@ -189,6 +189,38 @@ pub enum Command {
         #[serde(default)]
         follow: bool,
     },
+    /// Verifies a tenant's whole log. `Row::Progress`, `Answer::AuditVerified`.
+    #[serde(rename = "audit.verify")]
+    AuditVerify {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+        /// A checkpoint kept elsewhere, as it was signed: the log must begin with its entries.
+        #[serde(default)]
+        since: Option<String>,
+    },
+    /// Verifies a tenant's whole log and hands it over as the files of an export. `Row::File`s, `Row::Progress`,
+    /// `Answer::AuditVerified`.
+    #[serde(rename = "audit.export")]
+    AuditExport {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+    },
+    /// The checkpoint over everything that has happened so far. `Answer::AuditCheckpoint`.
+    #[serde(rename = "audit.checkpoint")]
+    AuditCheckpoint {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+    },
+    /// Gives a tenant's log a fresh signing key. `Answer::AuditCheckpoint`.
+    #[serde(rename = "audit.rotate_key")]
+    AuditRotateKey {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+    },
     /// The prices in force. `Row::Price`s by model, `Answer::Ratecard`.
     #[serde(rename = "ratecard.show")]
     RatecardShow,
@@ -327,6 +359,10 @@ impl Command {
             Self::SecretsRotate { .. } => "secrets.rotate",
             Self::BillingReport { .. } => "billing.report",
             Self::AuditTail { .. } => "audit.tail",
+            Self::AuditVerify { .. } => "audit.verify",
+            Self::AuditExport { .. } => "audit.export",
+            Self::AuditCheckpoint { .. } => "audit.checkpoint",
+            Self::AuditRotateKey { .. } => "audit.rotate_key",
             Self::RatecardShow => "ratecard.show",
             Self::RatecardImport { .. } => "ratecard.import",
             Self::RatecardCheck { .. } => "ratecard.check",
@@ -356,7 +392,11 @@ impl Command {
             | Self::SecretsList { tenant }
             | Self::SecretsDelete { tenant, .. }
             | Self::SecretsRotate { tenant }
-            | Self::AuditTail { tenant, .. } => Some(tenant),
+            | Self::AuditTail { tenant, .. }
+            | Self::AuditVerify { tenant, .. }
+            | Self::AuditExport { tenant }
+            | Self::AuditCheckpoint { tenant }
+            | Self::AuditRotateKey { tenant } => Some(tenant),
             Self::BillingReport { tenant, .. }
             | Self::ConfigCheck { tenant }
             | Self::ConfigShow { tenant } => tenant.as_ref(),

@@ -6,6 +6,7 @@
 //! not `Serialize`. No I/O.
 
 pub mod answer;
+pub mod audit;
 pub mod command;
 pub mod credential;
 pub mod fault;
@@ -21,6 +22,7 @@ pub use answer::{
     Answer, Check, CheckState, ConfigChecked, ConfigView, Doctor, PriceRow, RatecardChecked,
     RatecardImported, RouteView, Row, SecretView, StatusView,
 };
+pub use audit::{AuditCheckpoint, AuditVerified, FilePiece, Progress};
 pub use command::{Command, LimitsChange, NewTenant};
 pub use credential::Credential;
 pub use fault::{Fault, FaultCode};

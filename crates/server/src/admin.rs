@@ -304,6 +304,8 @@ fn answer_json(answer: rpc::Answer, rows: &[Row]) -> Result<Box<RawValue>, serde
             _ => to_raw_value(&value),
         },
         rpc::Answer::Quota(value) => to_raw_value(&value),
+        rpc::Answer::AuditVerified(value) => to_raw_value(&value),
+        rpc::Answer::AuditCheckpoint(value) => to_raw_value(&value),
         rpc::Answer::RatecardImported(value) => to_raw_value(&value),
         rpc::Answer::RatecardChecked(value) => to_raw_value(&value),
         rpc::Answer::ConfigChecked(value) => to_raw_value(&value),
@@ -321,6 +323,8 @@ fn row_json(row: &Row) -> Result<Box<RawValue>, serde_json::Error> {
         Row::Ledger(row) => to_raw_value(row),
         Row::Audit(row) => to_raw_value(row),
         Row::Price(row) => to_raw_value(row),
+        Row::File(row) => to_raw_value(row),
+        Row::Progress(row) => to_raw_value(row),
     }
 }
 

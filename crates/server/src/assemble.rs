@@ -290,6 +290,7 @@ fn kernel_tier(tier: &config::Tier) -> Tier {
         weight: tier.weight,
         guaranteed_slots: tier.guaranteed_slots,
         alert_thresholds: tier.alert_thresholds.clone(),
+        audit_retention: tier.audit_retention,
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod cards;
 mod configuration;
 mod doctor;
+mod export;
 mod limits;
 mod secrets;
 mod tenants;
@@ -141,6 +142,12 @@ impl Office {
                 limit,
                 follow,
             } => self.tail(operator, &tenant, limit, follow, to).await,
+            Command::AuditVerify { tenant, since } => {
+                self.verify(operator, &tenant, since.as_deref(), to).await
+            }
+            Command::AuditExport { tenant } => self.export(operator, &tenant, to).await,
+            Command::AuditCheckpoint { tenant } => self.checkpoint(operator, &tenant).await,
+            Command::AuditRotateKey { tenant } => self.rotate_audit_key(operator, &tenant).await,
             Command::RatecardShow => self.show_prices(to).await,
             Command::RatecardImport { name, card } => self.import_card(&name, &card).await,
             Command::RatecardCheck { card } => self.check_prices(card.as_deref()),

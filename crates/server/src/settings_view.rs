@@ -29,6 +29,7 @@ struct SettingsView<'a> {
     alert_thresholds: &'a [u8],
     /// Where alerts are posted, without its path, which may hold a secret.
     alert_webhook: Option<String>,
+    audit_retention_days: u64,
     policy_version: &'a str,
     config_hash: &'a str,
 }
@@ -58,6 +59,7 @@ pub(crate) fn json(tenant: &Tenant, settings: &Settings) -> Result<Box<RawValue>
             let (origin, _path) = kernel::egress::Origin::split(&receiver.url).ok()?;
             Some(origin.to_string())
         }),
+        audit_retention_days: settings.audit_retention.as_secs() / 86_400,
         policy_version: &settings.policy_version,
         config_hash: &settings.config_hash,
     };

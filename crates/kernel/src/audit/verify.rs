@@ -154,12 +154,20 @@ struct State {
 }
 
 impl Tenant {
+    /// The key that signs this tenant's log.
+    ///
+    /// # Errors
+    /// None in practice: the log's name is made of a uid.
+    pub fn audit_key(&self) -> Result<LogKey, KernelError> {
+        tree::log_key(self.resident(), self.account().audit_key)
+    }
+
     /// The keys that sign this tenant's log: the one in force first, then earlier ones, the latest first.
     ///
     /// # Errors
     /// As [`Tenant::read`].
     pub async fn audit_keys(&self) -> Result<Vec<LogKey>, KernelError> {
-        let current = tree::log_key(self.resident(), self.account().audit_key)?;
+        let current = self.audit_key()?;
         let retired = self.read(crate::audit::rekey::retired).await?;
         Ok(std::iter::once(current).chain(retired).collect())
     }
@@ -224,7 +232,16 @@ fn state(tx: &ReadTx<'_>) -> Result<State, StoreError> {
     })
 }
 
+/// Entries of a full bundle.
+pub const BUNDLE: u64 = TILE_WIDTH as u64;
+
 impl LogWalk {
+    /// Entries of the kept checkpoint that the log was asked to begin with.
+    #[must_use]
+    pub fn kept(&self) -> Option<u64> {
+        self.kept.as_ref().map(|kept| kept.size)
+    }
+
     /// The checkpoint that the walk ends at.
     #[must_use]
     pub fn head(&self) -> &SignedCheckpoint {

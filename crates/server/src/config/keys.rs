@@ -251,6 +251,11 @@ const TIER: &[Key] = &[
         Kind::Texts,
         "Percents of a limit at which its tenants are told; default 50, 80, 100.",
     ),
+    key(
+        "audit_retention_days",
+        Kind::Count,
+        "How long audit entries are kept where a tenant does not say, from 183; default 396.",
+    ),
     of_quota(Quota::RequestsPerSecond),
     of_quota(Quota::RequestsPerMinute),
     of_quota(Quota::RequestsPerDay),

@@ -105,6 +105,7 @@ pub(super) struct LowTier {
     pub(super) weight: Option<Text>,
     pub(super) guaranteed_slots: Option<Text>,
     pub(super) alert_thresholds: Option<Vec<Text>>,
+    pub(super) audit_retention_days: Option<Text>,
     pub(super) limits: Vec<(Quota, Text)>,
     pub(super) per_person: LowLimits,
     pub(super) per_token: LowLimits,
@@ -115,7 +116,7 @@ pub(super) struct LowTier {
 pub(super) struct LowLimits(pub(super) Vec<(Quota, Text)>);
 
 /// What a tier can say beside its limits.
-const TIER_KEYS: [&str; 10] = [
+const TIER_KEYS: [&str; 11] = [
     "models",
     "model",
     "max_tokens",
@@ -126,6 +127,7 @@ const TIER_KEYS: [&str; 10] = [
     "per_person",
     "per_token",
     "alert_thresholds",
+    "audit_retention_days",
 ];
 
 /// Every key of a tier.
@@ -184,6 +186,7 @@ impl<'de> Visitor<'de> for TierVisitor {
                 "per_person" => tier.per_person = map.next_value()?,
                 "per_token" => tier.per_token = map.next_value()?,
                 "alert_thresholds" => tier.alert_thresholds = map.next_value()?,
+                "audit_retention_days" => tier.audit_retention_days = map.next_value()?,
                 key => {
                     let quota = Quota::from_name(key)
                         .ok_or_else(|| A::Error::unknown_field(key, &ALL_TIER_KEYS))?;

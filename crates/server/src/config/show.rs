@@ -208,6 +208,11 @@ fn tier_values(tier: &Tier) -> Vec<(&'static str, String)> {
         ("per_person", personal(&tier.limits.each_person)),
         ("per_token", personal(&tier.limits.each_token)),
         (
+            "audit_retention_days",
+            tier.audit_retention
+                .map(|keep| (keep.as_secs() / 86_400).to_string()),
+        ),
+        (
             "alert_thresholds",
             tier.alert_thresholds
                 .as_ref()

@@ -1,6 +1,7 @@
 //! Tiers: defaults and limits that tenants are put under by name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::quota::Unit;
 use base::{Limits, Markup, Quota};
@@ -34,6 +35,8 @@ pub struct Tier {
     pub guaranteed_slots: u32,
     /// Percents of a limit at which its tenants are told; `None`: 50, 80 and 100.
     pub alert_thresholds: Option<Arc<[u8]>>,
+    /// How long audit entries are kept where a tenant does not say; `None`: 396 days.
+    pub audit_retention: Option<Duration>,
 }
 
 impl Tier {
@@ -75,6 +78,15 @@ impl Tier {
                 .alert_thresholds
                 .as_ref()
                 .map(|texts| alerts::percents(texts, &key("alert_thresholds")))
+                .transpose()?,
+            audit_retention: low
+                .audit_retention_days
+                .as_ref()
+                .map(|text| {
+                    let at = At::new(text, key("audit_retention_days"));
+                    let days = at.within(0..=u32::MAX)?;
+                    kernel::overlay::retention(days).map_err(|error| at.wrong(&error))
+                })
                 .transpose()?,
         })
     }

@@ -5,11 +5,13 @@ use std::time::Duration;
 use base::TenantId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kernel::audit::verify::{AuditError, LogWalk};
 use kernel::{Operator, Tenant};
-use rpc::{Answer, Fault, Row};
+use rpc::{Answer, AuditCheckpoint, AuditVerified, Fault, FaultCode, Progress, Row};
 use serde_json::value::RawValue;
 
 use super::Office;
+use super::export::Files;
 use crate::fault::{fault, internal};
 use crate::feed::Feed;
 
@@ -25,9 +27,11 @@ impl Office {
         follow: bool,
         to: &Feed,
     ) -> Result<Answer, Fault> {
-        let length = self
-            .tenant(operator, id)?
-            .audit_length()
+        let tenant = self.tenant(operator, id)?;
+        let length = tenant.audit_length().await.map_err(fault)?;
+        // The entry about this access comes after what was asked for.
+        self.kernel
+            .record_operator_access(operator, &tenant, "audit.tail")
             .await
             .map_err(fault)?;
         let mut next = length.saturating_sub(u64::from(limit));
@@ -40,6 +44,9 @@ impl Office {
                 .map_err(fault)?;
             let at_end = page.is_empty();
             for row in page {
+                if !follow && row.seq >= length {
+                    return Ok(Answer::End { rows: to.pushed() });
+                }
                 next = row.seq.saturating_add(1);
                 to.push(Row::Audit(raw(row.entry)?)).await?;
             }
@@ -52,19 +59,119 @@ impl Office {
     }
 }
 
+impl Office {
+    pub(super) async fn verify(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+        since: Option<&str>,
+        to: &Feed,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        let mut walk = tenant.audit_walk(since).await.map_err(audit_fault)?;
+        while let Some(bundle) = walk.next().await.map_err(audit_fault)? {
+            told(&walk, bundle.index, to).await?;
+        }
+        let done = summary(&tenant, &walk);
+        Ok(Answer::AuditVerified(Box::new(done)))
+    }
+
+    pub(super) async fn export(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+        to: &Feed,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        self.kernel
+            .record_operator_access(operator, &tenant, "audit.export")
+            .await
+            .map_err(fault)?;
+        let mut walk = tenant.audit_walk(None).await.map_err(audit_fault)?;
+        let mut files = Files::new(to);
+        while let Some(bundle) = walk.next().await.map_err(audit_fault)? {
+            files.bundle(&bundle).await?;
+            told(&walk, bundle.index, to).await?;
+        }
+        let done = summary(&tenant, &walk);
+        files.end(walk.edge(), &done, tenant.now()).await?;
+        Ok(Answer::AuditVerified(Box::new(done)))
+    }
+
+    pub(super) async fn checkpoint(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        let checkpoint = tenant.audit_checkpoint().await.map_err(fault)?;
+        let (tenant, vkey) = (tenant.id().clone(), verification_key(&tenant));
+        Ok(Answer::AuditCheckpoint(AuditCheckpoint {
+            tenant,
+            vkey,
+            checkpoint,
+        }))
+    }
+
+    pub(super) async fn rotate_audit_key(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        let rotated = self.kernel.rotate_audit_key(operator, &tenant).await;
+        rotated.map_err(fault)?;
+        self.checkpoint(operator, id).await
+    }
+}
+
+/// Bundles between two words on how far it has come.
+const TELL_EVERY: u64 = 16;
+
+async fn told(walk: &LogWalk, bundle: u64, to: &Feed) -> Result<(), Fault> {
+    if !bundle.is_multiple_of(TELL_EVERY) {
+        return Ok(());
+    }
+    let of = walk.head().checkpoint.size;
+    let done = of.min((bundle + 1) * kernel::audit::verify::BUNDLE);
+    to.push(Row::Progress(Progress { done, of })).await
+}
+
 /// An entry as it was signed, byte for byte.
 pub(crate) fn raw(entry: String) -> Result<Box<RawValue>, Fault> {
     RawValue::from_string(entry).map_err(|_| internal("an audit entry is not JSON"))
 }
 
-/// The key that verifies a tenant's log, as a signed-note verifier key: `name+hash+key`. The name is the log's origin and holds
-/// the tenant's uid: an id that is deleted and taken again is another log.
+/// The key that verifies a tenant's log, as a signed-note verifier key: `name+hash+key`.
 pub(crate) fn verification_key(tenant: &Tenant) -> String {
-    const ED25519: u8 = 1;
-    let name = format!("partywall/{}", tenant.uid());
-    let mut key = vec![ED25519];
-    key.extend_from_slice(&tenant.account().audit_key);
-    let hash = kernel::digest::sha256(&[name.as_bytes(), b"\n", &key].concat());
-    let hash: String = hash[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{name}+{hash}+{}", STANDARD.encode(&key))
+    tenant
+        .audit_key()
+        .map(|key| key.to_string())
+        .unwrap_or_default()
+}
+
+fn audit_fault(error: AuditError) -> Fault {
+    match error {
+        AuditError::Kernel(error) => fault(error),
+        AuditError::Log(what) => Fault::new(
+            FaultCode::Refused,
+            format!("the audit log does not verify: {what}"),
+        ),
+    }
+}
+
+fn summary(tenant: &Tenant, walk: &LogWalk) -> AuditVerified {
+    let checkpoint = &walk.head().checkpoint;
+    let mut keys = walk.keys().iter().map(ToString::to_string);
+    AuditVerified {
+        tenant: tenant.id().clone(),
+        origin: checkpoint.origin.clone(),
+        entries: checkpoint.size,
+        first: walk.first(),
+        root: STANDARD.encode(checkpoint.root),
+        since: walk.kept(),
+        vkey: keys.next().unwrap_or_default(),
+        retired_vkeys: keys.collect(),
+        checkpoint: walk.head().note.clone(),
+    }
 }
