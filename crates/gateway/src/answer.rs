@@ -11,6 +11,7 @@ use kernel::{Outcome, Settlement, Trail};
 use llm::{Dialect, ReplyStream, StreamPlan};
 
 use crate::Gateway;
+use crate::checkpoint;
 use crate::door;
 use crate::refusal::{Refusal, put_standing};
 use crate::reply::{ReplyBody, StreamParts, StreamReply};
@@ -23,8 +24,13 @@ pub(crate) async fn answer(
     trail: &Trail,
     sent: Sent,
 ) -> Result<Response<ReplyBody>, Stop> {
-    let request = &sent.hold.permit().call.request;
+    let permit = sent.hold.permit();
+    let request = &permit.call.request;
     let (standing, dialect) = (*sent.hold.standing(), request.operation().dialect());
+    let witness = permit
+        .call
+        .show_checkpoint
+        .then(|| permit.admission.tenant().clone());
     let mut answer = if request.stream() {
         stream(gw, trail, sent).await?
     } else {
@@ -32,6 +38,9 @@ pub(crate) async fn answer(
     };
     if standing != Standing::default() {
         put_standing(answer.headers_mut(), &standing, dialect, gw.kernel().now());
+    }
+    if let Some(tenant) = witness {
+        checkpoint::put(answer.headers_mut(), &tenant).await;
     }
     Ok(answer)
 }

@@ -14,6 +14,7 @@ use kernel::digest::sha256;
 use kernel::share::{Part, Share};
 use llm::{Operation, Request};
 
+use crate::checkpoint;
 use crate::heavy::HEAVY_BYTES;
 use crate::policy::Call;
 use crate::refusal::Refusal;
@@ -73,6 +74,7 @@ where
         beta: beta(headers)?,
         place: Some(place),
         show_cost: headers.get(COST).is_some_and(|wish| wish == "include"),
+        show_checkpoint: checkpoint::wanted(headers),
         _room: room,
     })
 }

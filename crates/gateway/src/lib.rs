@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod catalog;
+pub mod checkpoint;
 pub mod door;
 pub mod fair;
 pub mod identify;

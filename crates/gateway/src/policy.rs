@@ -25,6 +25,8 @@ pub struct Call {
     pub(crate) beta: Option<AnthropicBeta>,
     /// The client wants to read what its call cost.
     pub(crate) show_cost: bool,
+    /// The answer's headers carry the audit log's latest checkpoint.
+    pub(crate) show_checkpoint: bool,
     /// Its place among all calls under way, until the hold takes it over.
     pub(crate) place: Option<Part>,
     /// What a large body takes of the room for bodies.

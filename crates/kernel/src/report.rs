@@ -77,6 +77,30 @@ pub struct AuditRow {
     pub entry: String,
 }
 
+/// Which audit entries are asked for: those in which every field that is given has this value.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// `call_model`, `quota.set`, …
+    pub action: Option<String>,
+    /// `allow` or `deny`.
+    pub decision: Option<String>,
+    /// The model asked for.
+    pub model: Option<String>,
+    /// The natural person.
+    pub person: Option<String>,
+    /// Name of the token.
+    pub token: Option<String>,
+    /// The inbound request.
+    pub request_id: Option<String>,
+    /// Not before this moment.
+    pub since: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+}
+
+/// Entries that one search looks at.
+pub const SEARCH_MAX: u64 = 20_000;
+
 /// Rows of one page at most.
 pub const PAGE_MAX: usize = 1_000;
 
@@ -148,15 +172,62 @@ impl Tenant {
                 sql,
                 params![from, i64::try_from(PAGE_MAX).unwrap_or(1_000)],
                 PAGE_MAX,
-                |row| {
-                    Ok(AuditRow {
-                        seq: count(row.get(0)?),
-                        entry: row.get(1)?,
-                    })
-                },
+                audit_row,
             )
         })
         .await
+    }
+
+    /// At most `limit` audit entries from place `from` on that `filter` lets through, oldest first, and the place from which to go
+    /// on. Looks at no more than [`SEARCH_MAX`] entries: a page may be short, or empty, before the end of the log.
+    ///
+    /// # Errors
+    /// As [`Tenant::read`].
+    pub async fn audit_search(
+        &self,
+        from: u64,
+        limit: usize,
+        filter: AuditFilter,
+    ) -> Result<(Vec<AuditRow>, u64), KernelError> {
+        let limit = limit.min(PAGE_MAX);
+        let end = from.saturating_add(SEARCH_MAX);
+        let place = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        let rows = self
+            .read(move |tx| {
+                // Entries hold the member's name once, on top: what is in `detail` is not looked at.
+                let sql = "SELECT seq, entry FROM audit WHERE seq >= ?1 AND seq < ?2
+                    AND (?3 IS NULL OR json_extract(entry, '$.action') = ?3)
+                    AND (?4 IS NULL OR json_extract(entry, '$.decision') = ?4)
+                    AND (?5 IS NULL OR json_extract(entry, '$.model') = ?5)
+                    AND (?6 IS NULL OR json_extract(entry, '$.person') = ?6)
+                    AND (?7 IS NULL OR json_extract(entry, '$.token') = ?7)
+                    AND (?8 IS NULL OR json_extract(entry, '$.request_id') = ?8)
+                    AND (?9 IS NULL OR json_extract(entry, '$.time') >= ?9)
+                    AND (?10 IS NULL OR json_extract(entry, '$.time') < ?10)
+                    ORDER BY seq LIMIT ?11";
+                let moment = |at: Option<Timestamp>| at.map(|at| at.to_string());
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+                let asked = params![
+                    place(from),
+                    place(end),
+                    filter.action,
+                    filter.decision,
+                    filter.model,
+                    filter.person,
+                    filter.token,
+                    filter.request_id,
+                    moment(filter.since),
+                    moment(filter.until),
+                    limit
+                ];
+                tx.query(sql, asked, PAGE_MAX, audit_row)
+            })
+            .await?;
+        let next = match rows.last() {
+            Some(last) if rows.len() == limit => last.seq.saturating_add(1),
+            _ => end,
+        };
+        Ok((rows, next))
     }
 
     /// Number of audit entries.
@@ -175,6 +246,13 @@ impl Tenant {
             .await?;
         Ok(count(length.unwrap_or_default()))
     }
+}
+
+fn audit_row(row: &store::sql::Row<'_>) -> Result<AuditRow, StoreError> {
+    Ok(AuditRow {
+        seq: count(row.get(0)?),
+        entry: row.get(1)?,
+    })
 }
 
 fn ledger_row(row: &store::sql::Row<'_>) -> Result<LedgerRow, StoreError> {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use base::{Role, Scope};
+use base::{Role, Scope, Timestamp};
+use gateway::checkpoint;
 use gateway::door::{self, Visit};
 use gateway::refusal::Refusal;
 use http::{HeaderMap, StatusCode, Uri};
+use kernel::report::AuditFilter;
 use kernel::{AuditedRefusal, KernelError};
 use llm::Dialect;
 use rpc::FaultCode;
@@ -15,7 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::body::AnswerBody;
 use crate::dispatch::{Answer, App, PathParams, bad_request, finished, shared_dialect};
-use crate::query::Query;
+use crate::query::{Query, QueryError};
 use crate::report_body;
 use crate::routes::TenantView;
 use crate::usage::{self, Period};
@@ -53,9 +55,17 @@ pub(crate) async fn answer(
         TenantView::Config => config(&visit, uri),
         TenantView::Audit => audit(&visit, uri).await,
     };
-    answered.unwrap_or_else(|refusal| {
-        door::respond(&app.gateway, &visit.trail, &refusal, dialect).map(AnswerBody::Reply)
-    })
+    match answered {
+        Ok(mut answer) => {
+            if checkpoint::wanted(headers) {
+                checkpoint::put(answer.headers_mut(), visit.admission.tenant()).await;
+            }
+            answer
+        }
+        Err(refusal) => {
+            door::respond(&app.gateway, &visit.trail, &refusal, dialect).map(AnswerBody::Reply)
+        }
+    }
 }
 
 fn action(what: TenantView) -> &'static str {
@@ -299,8 +309,43 @@ struct AuditPage {
     length: u64,
 }
 
+/// What may be asked of the log: where to begin, how many, and which.
+const AUDIT_QUERY: &[&str] = &[
+    "from",
+    "limit",
+    "action",
+    "decision",
+    "model",
+    "person",
+    "token",
+    "request_id",
+    "since",
+    "until",
+];
+
+fn audit_filter(query: &Query<'_>) -> Result<AuditFilter, QueryError> {
+    let text = |name| query.text(name).map(str::to_owned);
+    let moment = |name: &'static str| match query.text(name) {
+        None => Ok(None),
+        Some(text) => Timestamp::parse(text)
+            .map(Some)
+            .ok_or_else(|| format!("{name}: not an RFC 3339 moment such as 2026-11-23T04:00:00Z")),
+    };
+    Ok(AuditFilter {
+        action: text("action"),
+        decision: text("decision"),
+        model: text("model"),
+        person: text("person"),
+        token: text("token"),
+        request_id: text("request_id"),
+        since: moment("since")?,
+        until: moment("until")?,
+    })
+}
+
 async fn audit(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
-    let query = Query::parse(uri.query(), &["from", "limit"]).map_err(bad_request)?;
+    let query = Query::parse(uri.query(), AUDIT_QUERY).map_err(bad_request)?;
+    let filter = audit_filter(&query).map_err(bad_request)?;
     let from = query
         .number("from", 0, u64::MAX)
         .map_err(bad_request)?
@@ -311,12 +356,12 @@ async fn audit(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
         .unwrap_or(AUDIT_PAGE.1);
     let tenant = visit.admission.tenant();
     let length = tenant.audit_length().await.map_err(Refusal::from)?;
-    let mut page = tenant.audit_page(from).await.map_err(Refusal::from)?;
-    page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = page
-        .last()
-        .map(|row| row.seq.saturating_add(1))
-        .filter(|next| *next < length);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (page, next) = tenant
+        .audit_search(from, limit, filter)
+        .await
+        .map_err(Refusal::from)?;
+    let next = Some(next).filter(|next| *next < length);
     let raw = |row: kernel::report::AuditRow| operate::raw(row.entry);
     let entries = page.into_iter().map(raw).collect::<Result<_, _>>();
     let entries = entries.map_err(|_| {

@@ -117,8 +117,6 @@ def test_what_this_version_does_not_have_is_refused_by_name(either):
         ["tenants", "clone", "acme", "--as", "other"],
         ["tenants", "backup", "acme", "--to", "file:///tmp/x"],
         ["tenants", "restore", "--from", "file:///tmp/x"],
-        ["audit", "verify", "--tenant", "acme"],
-        ["audit", "export", "--tenant", "acme", "--to", "/tmp/x"],
     ):
         assert "not available in this version" in either.refused(*command)
 
