@@ -8,9 +8,8 @@ use base::{Timestamp, Usage, limits};
 use store::sql::params;
 use store::{Seq, StoreError, WriteTx};
 use tokio::sync::oneshot;
-use vault::tlog::SignedCheckpoint;
 
-use crate::audit::tree::{Growth, Signer, signed};
+use crate::audit::tree::{Grown, Growth, Signer, signed};
 use crate::error::KernelError;
 use crate::journal_record::{Row, UsageWire};
 use crate::open::Kernel;
@@ -76,8 +75,8 @@ impl Kernel {
             .write(&place, move |tx| insert(tx, &rows, &signer))
             .await
         {
-            Ok(head) => {
-                resident.audit_grew_to(head);
+            Ok(grown) => {
+                resident.audit_grew(grown);
                 let seqs: Vec<Seq> = batch
                     .iter()
                     .flat_map(|pending| pending.sent.into_iter().chain([pending.seq]))
@@ -103,13 +102,13 @@ impl Kernel {
     }
 }
 
-/// Inserts a batch: rows, roll-ups of the rows that were new, audit entries and the tree over them. Returns the log's checkpoint
-/// where it grew.
+/// Inserts a batch: rows, roll-ups of the rows that were new, audit entries and the tree over them. Returns what became
+/// of the log.
 pub(crate) fn insert(
     tx: &mut WriteTx<'_>,
     batch: &[Pending],
     signer: &Signer,
-) -> Result<Option<SignedCheckpoint>, StoreError> {
+) -> Result<Grown, StoreError> {
     let mut log = Growth::begin(tx)?;
     let mut rollups: BTreeMap<(i32, &str), Rollup> = BTreeMap::new();
     let mut parties: BTreeMap<(i32, PartyKind, &str), Rollup> = BTreeMap::new();

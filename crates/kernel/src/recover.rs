@@ -64,12 +64,13 @@ impl Kernel {
         let durable = recovered.durable;
         self.open_audit_key(resident).await?;
         let signer = self.audit_signer(resident)?;
-        let head = self
+        let grown = self
             .engine()
             .write(&place, move |tx| fold::insert(tx, &durable, &signer))
             .await?;
-        resident.audit_grew_to(head);
-        self.settle_audit_key(resident).await?;
+        resident.audit_grew(grown);
+        self.forget_laid_key(resident).await?;
+        self.register_audit_key(resident).await?;
         self.check_audit_head(resident).await?;
         self.journal().folded(&recovered.folded);
         let since = Since {

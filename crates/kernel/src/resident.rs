@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use vault::tlog::SignedCheckpoint;
 use vault::{Secret, TenantKeys};
 
-use crate::audit::tree::Signer;
+use crate::audit::tree::{Grown, Signer};
 use crate::journal_record::Row;
 use crate::overlay::Overlay;
 use crate::quota::{LimitsInForce, Meters, Override};
@@ -223,10 +223,14 @@ impl Resident {
         self.ended.swap(Arc::new(CancellationToken::new())).cancel();
     }
 
-    /// Keeps the checkpoint that a fold signed, if it signed one.
-    pub(crate) fn audit_grew_to(&self, head: Option<SignedCheckpoint>) {
-        if let Some(head) = head {
-            self.audit_head.store(Some(Arc::new(head)));
+    /// Keeps what a fold made of the audit log.
+    pub(crate) fn audit_grew(&self, grown: Grown) {
+        let Some((head, fresh)) = grown else {
+            return;
+        };
+        self.audit_head.store(Some(Arc::new(head)));
+        if let Some(signer) = fresh {
+            self.audit_signer.store(Some(Arc::new(signer)));
         }
     }
 

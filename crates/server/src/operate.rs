@@ -188,6 +188,17 @@ impl Office {
         })
     }
 
+    /// Sums are the operator's own; who asked for what is the tenant's, and a look at it is an entry of the tenant's log.
+    async fn look(&self, operator: &Operator, tenant: &Tenant, detail: bool) -> Result<(), Fault> {
+        if !detail {
+            return Ok(());
+        }
+        let looked = self
+            .kernel
+            .record_operator_access(operator, tenant, "billing.report");
+        looked.await.map_err(fault)
+    }
+
     /// A tenant whose store is out of service does not keep the others from being billed, but the report says that it is not whole.
     async fn billing(
         &self,
@@ -198,12 +209,18 @@ impl Office {
         to: &Feed,
     ) -> Result<Answer, Fault> {
         if let Some(id) = only {
-            usage::feed(&self.tenant(operator, &id)?, period, detail, to).await?;
+            let tenant = self.tenant(operator, &id)?;
+            self.look(operator, &tenant, detail).await?;
+            usage::feed(&tenant, period, detail, to).await?;
             return Ok(Answer::End { rows: to.pushed() });
         }
         let mut missing = Vec::new();
         for tenant in self.kernel.tenants(operator) {
-            match usage::feed(&tenant, period, detail, to).await {
+            let fed = match self.look(operator, &tenant, detail).await {
+                Ok(()) => usage::feed(&tenant, period, detail, to).await,
+                Err(fault) => Err(fault),
+            };
+            match fed {
                 Ok(()) => {}
                 Err(fault) if fault.code == FaultCode::Quarantined => {
                     missing.push(tenant.id().to_string())

@@ -2,8 +2,9 @@
 //! new one.
 //!
 //! 1. The fresh key is laid, sealed, into the tenant's database.
-//! 2. The entry is made durable, and folded.
-//! 3. One transaction puts the key in force and signs the checkpoint anew; then the registry takes the public half over.
+//! 2. The entry is made durable.
+//! 3. The fold that takes the entry in puts the key in force, in the same transaction: the first checkpoint over the entry is by
+//!    the fresh key. Then the registry takes the public half over.
 //!
 //! After a crash the log says which key is in force: the laid one when its entry is there, otherwise the old one.
 
@@ -14,11 +15,11 @@ use base64::engine::general_purpose::STANDARD;
 use store::sql::params;
 use store::{ReadTx, StoreError, WriteTx};
 use tokio::sync::oneshot;
-use vault::tlog::{LogKey, SignedCheckpoint};
-use vault::{Aad, SigningKey, TenantKeys};
+use vault::SigningKey;
+use vault::tlog::LogKey;
 
 use crate::audit::Entry;
-use crate::audit::tree::{Signer, log_key, signed, stored_edge};
+use crate::audit::tree::{Signer, log_key, signed};
 use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::registry;
@@ -33,11 +34,11 @@ const CONTEXT: &str = "partywall audit key rotation v1";
 /// Keys of one log.
 const KEYS_MAX: usize = 10_000;
 
-/// A key that took the place of the first one, or is to.
+/// A key that is to take the place of the one in force.
 struct Laid {
     number: i64,
     sealed: Vec<u8>,
-    /// Where its entry is; none while that is not known.
+    /// Where its entry is, once it is there.
     place: Option<i64>,
 }
 
@@ -66,13 +67,13 @@ impl Kernel {
 
     async fn rekey(&self, resident: &Arc<Resident>) -> Result<LogKey, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
-        self.settle_audit_key(resident).await?;
+        self.forget_laid_key(resident).await?;
         let fresh = SigningKey::generate();
         let new = log_key(resident, fresh.verifying_key())?;
         self.lay_audit_key(resident, &fresh, &new).await?;
         self.record_rotation(resident, &fresh, &new).await?;
         self.fold(resident).await?;
-        self.settle_audit_key(resident).await?;
+        self.register_audit_key(resident).await?;
         Ok(new)
     }
 
@@ -83,12 +84,9 @@ impl Kernel {
         fresh: &SigningKey,
         public: &LogKey,
     ) -> Result<(), KernelError> {
-        let keys = self.keys(resident)?;
-        let sealed = fresh.seal(&keys.journal, &aad(resident));
-        let (old, new) = (
-            self.audit_signer(resident)?.public().to_string(),
-            public.to_string(),
-        );
+        let signer = self.audit_signer(resident)?;
+        let sealed = signer.sealed(fresh);
+        let (old, new) = (signer.public().to_string(), public.to_string());
         let after = resident.books().audit_next;
         let place = self.place(resident)?;
         let laid = self
@@ -131,43 +129,35 @@ impl Kernel {
         self.durable(seq).await
     }
 
-    /// Step 3, or the end of a rotation that was interrupted: forward when the log has its entry, otherwise back.
-    pub(crate) async fn settle_audit_key(&self, resident: &Resident) -> Result<(), KernelError> {
+    /// Takes back a key that was laid and whose entry never came to be: a rotation that a crash or a fault ended.
+    pub(crate) async fn forget_laid_key(&self, resident: &Resident) -> Result<(), KernelError> {
         let place = self.place(resident)?;
-        let keys = self.keys(resident)?;
-        // No fold signs with the old key after the new one is in force.
-        let _no_fold = resident.folding.lock().await;
-        let (of, key) = (log_key(resident, [0; 32])?, Arc::clone(&keys));
-        let aad = aad(resident);
-        let open = move |sealed: &[u8]| signer_of(&key, &aad, &of, sealed);
-        let settled = self
+        let sql = "DELETE FROM audit_key WHERE place IS NULL";
+        let forgotten = self
             .engine()
-            .write(&place, move |tx| settle(tx, &open))
+            .write(&place, move |tx| tx.execute(sql, params![]).map(|_| ()))
             .await;
-        if let Some((signer, head)) = self.own_data(resident, settled)? {
-            resident.audit_signer.store(Some(Arc::new(signer)));
-            resident.audit_grew_to(Some(head));
-        }
-        self.register_audit_key(resident).await
+        self.own_data(resident, forgotten)
     }
 
     /// The key in force, from the tenant's database or, as long as it is the first one, from its keys.
     pub(crate) async fn open_audit_key(&self, resident: &Resident) -> Result<(), KernelError> {
-        let keys = self.keys(resident)?;
+        let first = Signer::first(resident, self.keys(resident)?.as_ref())?;
         let place = self.place(resident)?;
-        let signer = match self.engine().read(&place, in_force).await? {
-            None => Signer::new(Arc::clone(&keys.audit), log_key(resident, [0; 32])?.name())?,
-            Some(laid) => {
-                let origin = log_key(resident, [0; 32])?;
-                signer_of(&keys, &aad(resident), &origin, &laid.sealed)?
-            }
-        };
+        let read = self
+            .engine()
+            .read(&place, move |tx| match in_force(tx)? {
+                None => Ok(first),
+                Some(sealed) => first.successor(&sealed),
+            })
+            .await;
+        let signer = self.own_data(resident, read)?;
         resident.audit_signer.store(Some(Arc::new(signer)));
         Ok(())
     }
 
     // The registry's copy is what is shown of tenants that are not open.
-    async fn register_audit_key(&self, resident: &Resident) -> Result<(), KernelError> {
+    pub(crate) async fn register_audit_key(&self, resident: &Resident) -> Result<(), KernelError> {
         let key = *self.audit_signer(resident)?.public().key();
         let account = resident.account.load_full();
         if account.audit_key == key {
@@ -182,21 +172,6 @@ impl Kernel {
         });
         Ok(())
     }
-}
-
-// Under the key that seals journal records, because that one stays with the tenant; the context keeps the two apart.
-fn aad(resident: &Resident) -> Aad {
-    Aad::new("partywall audit signing key v1").uid(&resident.uid)
-}
-
-fn signer_of(
-    keys: &TenantKeys,
-    aad: &Aad,
-    origin: &LogKey,
-    sealed: &[u8],
-) -> Result<Signer, StoreError> {
-    let key = SigningKey::open(&keys.journal, aad, sealed).map_err(|_| StoreError::Damaged)?;
-    Signer::new(Arc::new(key), origin.name()).map_err(|_| StoreError::Damaged)
 }
 
 fn lay(
@@ -218,10 +193,11 @@ fn lay(
     Ok(())
 }
 
-fn settle(
+/// Step 3: the key that the log's latest entries put in force, if they did.
+pub(crate) fn put_in_force(
     tx: &mut WriteTx<'_>,
-    open: &dyn Fn(&[u8]) -> Result<Signer, StoreError>,
-) -> Result<Option<(Signer, SignedCheckpoint)>, StoreError> {
+    present: &Signer,
+) -> Result<Option<Signer>, StoreError> {
     let sql = "SELECT number, sealed,
             (SELECT MIN(seq) FROM audit WHERE seq >= audit_key.after
                 AND json_extract(entry, '$.action') = ?1 AND json_extract(entry, '$.detail.new_key') = audit_key.vkey)
@@ -233,17 +209,10 @@ fn settle(
             place: row.get(2)?,
         })
     })?;
-    let Some(laid) = laid else {
+    let Some(laid) = laid.filter(|laid| laid.place.is_some()) else {
         return Ok(None);
     };
-    if laid.place.is_none() {
-        tx.execute(
-            "DELETE FROM audit_key WHERE number = ?1",
-            params![laid.number],
-        )?;
-        return Ok(None);
-    }
-    let signer = open(&laid.sealed)?;
+    let signer = present.successor(&laid.sealed)?;
     tx.execute(
         "UPDATE audit_key SET place = ?2 WHERE number = ?1",
         params![laid.number, laid.place],
@@ -253,22 +222,14 @@ fn settle(
         "UPDATE audit_key SET sealed = NULL WHERE number < ?1",
         params![laid.number],
     )?;
-    let head = signer.sign(&stored_edge(tx)?);
-    tx.execute("UPDATE audit_head SET checkpoint = ?1", params![head.note])?;
-    Ok(Some((signer, head)))
+    Ok(Some(signer))
 }
 
-fn in_force(tx: &ReadTx<'_>) -> Result<Option<Laid>, StoreError> {
-    let sql =
-        "SELECT number, sealed, place FROM audit_key WHERE place IS NOT NULL AND sealed IS NOT NULL
+/// The sealed key in force, where it is not the first one.
+fn in_force(tx: &ReadTx<'_>) -> Result<Option<Vec<u8>>, StoreError> {
+    let sql = "SELECT sealed FROM audit_key WHERE place IS NOT NULL AND sealed IS NOT NULL
         ORDER BY number DESC LIMIT 1";
-    tx.query_one(sql, params![], |row| {
-        Ok(Laid {
-            number: row.get(0)?,
-            sealed: row.get(1)?,
-            place: row.get(2)?,
-        })
-    })
+    tx.query_one(sql, params![], |row| Ok(row.get(0)?))
 }
 
 /// Keys that were in force before the present one, the latest first.

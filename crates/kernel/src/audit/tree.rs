@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use base::TenantUid;
 use store::sql::params;
 use store::{ReadTx, StoreError, WriteTx};
-use vault::SigningKey;
 use vault::tlog::{Checkpoint, Edge, Hash, LogKey, SignedCheckpoint, Tile, hashes_of, leaf_hash};
+use vault::{Aad, Key, SigningKey, TenantKeys};
 
+use crate::audit::rekey;
 use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::resident::{Pending, Resident};
@@ -18,13 +20,47 @@ const CATCH_UP_PAGE: usize = 1_024;
 pub(crate) struct Signer {
     key: Arc<SigningKey>,
     public: LogKey,
+    /// Seals the keys that follow. It is the one for journal records, because that one stays with the tenant; the context keeps
+    /// the two apart.
+    sealing: Arc<Key>,
+    uid: TenantUid,
 }
 
+/// What a fold made of a log: the checkpoint, where the log grew, and the key that came into force, if one did.
+pub(crate) type Grown = Option<(SignedCheckpoint, Option<Signer>)>;
+
 impl Signer {
-    pub(crate) fn new(key: Arc<SigningKey>, origin: &str) -> Result<Self, KernelError> {
-        let public = LogKey::new(origin, key.verifying_key())
-            .map_err(|error| KernelError::Root(error.to_string()))?;
-        Ok(Self { key, public })
+    /// The key that the tenant was created with.
+    pub(crate) fn first(resident: &Resident, keys: &TenantKeys) -> Result<Self, KernelError> {
+        Ok(Self {
+            key: Arc::clone(&keys.audit),
+            public: log_key(resident, keys.audit.verifying_key())?,
+            sealing: Arc::clone(&keys.journal),
+            uid: resident.uid,
+        })
+    }
+
+    fn aad(&self) -> Aad {
+        Aad::new("partywall audit signing key v1").uid(&self.uid)
+    }
+
+    /// A key of this log as it is laid into the database.
+    pub(crate) fn sealed(&self, key: &SigningKey) -> Vec<u8> {
+        key.seal(&self.sealing, &self.aad())
+    }
+
+    /// The signer with a key that [`Signer::sealed`] sealed.
+    pub(crate) fn successor(&self, sealed: &[u8]) -> Result<Self, StoreError> {
+        let key = SigningKey::open(&self.sealing, &self.aad(), sealed)
+            .map_err(|_| StoreError::Damaged)?;
+        let public = LogKey::new(self.public.name(), key.verifying_key())
+            .map_err(|_| StoreError::Damaged)?;
+        Ok(Self {
+            key: Arc::new(key),
+            public,
+            sealing: Arc::clone(&self.sealing),
+            uid: self.uid,
+        })
     }
 
     pub(crate) fn key(&self) -> &SigningKey {
@@ -35,7 +71,7 @@ impl Signer {
         &self.public
     }
 
-    pub(crate) fn sign(&self, edge: &Edge) -> SignedCheckpoint {
+    fn sign(&self, edge: &Edge) -> SignedCheckpoint {
         let checkpoint = Checkpoint {
             origin: self.public.name().to_owned(),
             size: edge.size(),
@@ -123,11 +159,7 @@ impl Growth {
     }
 
     /// Writes down what grew, with a checkpoint over it. `None` when nothing did.
-    pub(crate) fn end(
-        self,
-        tx: &mut WriteTx<'_>,
-        signer: &Signer,
-    ) -> Result<Option<SignedCheckpoint>, StoreError> {
+    pub(crate) fn end(self, tx: &mut WriteTx<'_>, signer: &Signer) -> Result<Grown, StoreError> {
         if self.edge.size() == self.before {
             return Ok(None);
         }
@@ -144,13 +176,14 @@ impl Growth {
                 params![signed(level as u64), hashes.concat()],
             )?;
         }
-        let head = signer.sign(&self.edge);
+        let fresh = rekey::put_in_force(tx, signer)?;
+        let head = fresh.as_ref().unwrap_or(signer).sign(&self.edge);
         tx.execute(
             "INSERT INTO audit_head (one, checkpoint) VALUES (1, ?1)
              ON CONFLICT (one) DO UPDATE SET checkpoint = excluded.checkpoint",
             params![head.note],
         )?;
-        Ok(Some(head))
+        Ok(Some((head, fresh)))
     }
 }
 
