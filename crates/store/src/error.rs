@@ -7,7 +7,7 @@ use rusqlite::ErrorCode;
 /// Why a database did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
-    /// The queue is full or the wait was too long; nothing was done. May be tried again.
+    /// The queue is full, the wait was too long, or a statement took longer than it may; nothing was done. May be tried again.
     Busy,
     /// No space left; the transaction was rolled back.
     Full,
@@ -47,6 +47,8 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            // The guard stops what runs too long: that says how busy the machine is, nothing about the data.
+            Some(ErrorCode::OperationInterrupted) => Self::Busy,
             Some(ErrorCode::DiskFull) => Self::Full,
             // What is planted or missing is found before the engine opens the file: what remains is a lack of descriptors.
             Some(ErrorCode::CannotOpen | ErrorCode::OutOfMemory) => Self::Busy,

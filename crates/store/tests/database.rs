@@ -364,7 +364,8 @@ fn a_statement_that_runs_too_long_is_stopped() {
     let read = home
         .engine
         .read_blocking(&place, |tx| tx.for_each(endless, [], |_| Ok(())));
-    assert!(matches!(read, Err(StoreError::Query { .. })), "{read:?}");
+    // Nobody's data is to blame: it may be tried again.
+    assert_eq!(read, Err(StoreError::Busy));
     assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     assert_eq!(home.bodies(&place), Ok(Vec::new()));
 }
