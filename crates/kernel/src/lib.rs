@@ -27,6 +27,8 @@ pub mod tenant;
 pub mod tokens;
 pub mod webhook;
 
+#[cfg(test)]
+mod fixture;
 mod fold;
 mod journal_record;
 mod json_text;

@@ -175,54 +175,18 @@ fn reseal(
 mod tests {
     use std::path::Path;
 
-    use base::TenantId;
     use vault::Secret;
 
     use super::*;
-    use crate::lifecycle::NewTenant;
-    use crate::{DataRoot, KernelOptions, Limits, SystemClock, Tier, Tiers};
-
-    async fn open(path: &Path) -> (Kernel, Operator) {
-        let root = DataRoot::open(path).unwrap();
-        let tiers = Tiers {
-            tiers: [("basic".to_owned(), Tier::default())].into(),
-            ..Tiers::default()
-        };
-        let master = root.master_key().unwrap();
-        let options = KernelOptions {
-            root,
-            master,
-            clock: Arc::new(SystemClock),
-            tiers,
-            models: ["m".to_owned()].into(),
-            writers: 1,
-            open_databases: 8,
-        };
-        Kernel::open(options).await.unwrap()
-    }
+    use crate::fixture::{acme, begun, open};
 
     /// A data directory whose tenant holds these secrets.
     async fn with_secrets(path: &Path, names: &[&str]) -> (Kernel, Operator) {
-        DataRoot::create(path).unwrap();
-        DataRoot::open(path)
-            .unwrap()
-            .write_private_new(crate::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())
-            .unwrap();
-        let (kernel, operator) = open(path).await;
-        let new = NewTenant {
-            id: acme(),
-            tier: "basic".to_owned(),
-            overrides: Limits::default(),
-        };
-        kernel.create_tenant(&operator, new).await.unwrap();
+        let (kernel, operator) = begun(path).await;
         for name in names {
             set(&kernel, &operator, name).await;
         }
         (kernel, operator)
-    }
-
-    fn acme() -> TenantId {
-        "acme".parse().unwrap()
     }
 
     async fn set(kernel: &Kernel, operator: &Operator, name: &str) {

@@ -1,0 +1,51 @@
+//! A kernel with one tenant, for tests that look below its public face.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::TenantId;
+
+use crate::lifecycle::NewTenant;
+use crate::{DataRoot, Kernel, KernelOptions, Limits, Operator, SystemClock, Tier, Tiers};
+
+/// The name of the one tenant.
+pub(crate) fn acme() -> TenantId {
+    "acme".parse().unwrap()
+}
+
+/// A new data directory with the tenant in it.
+pub(crate) async fn begun(path: &Path) -> (Kernel, Operator) {
+    DataRoot::create(path).unwrap();
+    DataRoot::open(path)
+        .unwrap()
+        .write_private_new(crate::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())
+        .unwrap();
+    let (kernel, operator) = open(path).await;
+    let new = NewTenant {
+        id: acme(),
+        tier: "basic".to_owned(),
+        overrides: Limits::default(),
+    };
+    kernel.create_tenant(&operator, new).await.unwrap();
+    (kernel, operator)
+}
+
+/// Opens a data directory. One thread reads and one writes.
+pub(crate) async fn open(path: &Path) -> (Kernel, Operator) {
+    let root = DataRoot::open(path).unwrap();
+    let tiers = Tiers {
+        tiers: [("basic".to_owned(), Tier::default())].into(),
+        ..Tiers::default()
+    };
+    let master = root.master_key().unwrap();
+    let options = KernelOptions {
+        root,
+        master,
+        clock: Arc::new(SystemClock),
+        tiers,
+        models: ["m".to_owned()].into(),
+        writers: 1,
+        open_databases: 8,
+    };
+    Kernel::open(options).await.unwrap()
+}
