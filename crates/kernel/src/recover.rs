@@ -56,12 +56,29 @@ impl Kernel {
     }
 
     async fn open_tenant(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+        // A fold between two tries would move what the second one looks for.
+        let _no_fold_meanwhile = resident.folding.lock().await;
+        let recovered = self.recover(resident).await?;
+        // Only now, when nothing can fail any more: a second try reads these records again.
+        self.journal().folded(&recovered);
+        self.recovered_is_done(resident);
+        self.measure_storage(resident);
+        self.read_overlay(resident);
+        Ok(())
+    }
+
+    /// Everything of an opening that can fail; a second try does nothing twice. Returns the journal's records that the database
+    /// has now.
+    async fn recover(&self, resident: &Arc<Resident>) -> Result<Vec<store::Seq>, KernelError> {
         let place = self.place(resident)?;
         let keys = self.keys(resident)?;
         self.end_open_rotation(resident).await?;
-        let recovered = self.recovered_payloads(resident, &keys)?;
-        let orphans = recovered.orphans;
-        let durable = recovered.durable;
+        let Recovered {
+            orphans,
+            durable,
+            mut folded,
+            audit_next,
+        } = self.recovered_payloads(resident, &keys)?;
         self.open_audit_key(resident).await?;
         let signer = self.audit_signer(resident)?;
         let grown = self
@@ -72,7 +89,6 @@ impl Kernel {
         self.forget_laid_key(resident).await?;
         self.register_audit_key(resident).await?;
         self.check_audit_head(resident).await?;
-        self.journal().folded(&recovered.folded);
         let since = Since {
             month: self.now().day().month().first_day(),
             recent_ms: self.now().unix_ms() - RECENT_MS,
@@ -85,23 +101,19 @@ impl Kernel {
             .engine()
             .read(&place, move |tx| stored_state(tx, &since, &sent))
             .await?;
+        self.find_alerts(resident).await?;
         let opened = secrets::open_all(resident, &keys.secrets(), state.secrets)?;
         resident.secrets.store(Arc::new(opened));
-        let audit_next = state.audit_next.max(recovered.audit_next);
-        self.restore_counters(resident, audit_next, &state.used);
+        self.restore_counters(resident, state.audit_next.max(audit_next), &state.used);
         for (orphan, ended) in orphans.into_iter().zip(state.ended) {
             if ended {
                 // A `sent` record can outlive the segment of its settlement: the database knows how it ended.
-                self.journal().folded(&[orphan.seq]);
+                folded.push(orphan.seq);
             } else {
                 self.settle_orphan(resident, &orphan).await?;
             }
         }
-        self.recovered_is_done(resident);
-        self.find_alerts(resident).await?;
-        self.measure_storage(resident);
-        self.read_overlay(resident);
-        Ok(())
+        Ok(folded)
     }
 
     fn restore_counters(&self, resident: &Resident, audit_next: u64, used: &[Used]) {
@@ -109,7 +121,8 @@ impl Kernel {
         let mut books = resident.books();
         // From nothing: an earlier try that failed half-way may have counted already.
         books.counters = Meters::default();
-        books.audit_next = audit_next;
+        // What that try recorded waits for its fold, so the database does not know its numbers yet.
+        books.audit_next = books.audit_next.max(audit_next);
         for Used { by, at, charged } in used {
             let by = by.as_ref().map(|(kind, name)| (*kind, name.as_str()));
             match at {
@@ -125,6 +138,11 @@ impl Kernel {
         resident: &Arc<Resident>,
         orphan: &Orphan,
     ) -> Result<(), KernelError> {
+        let earlier = settled_before(resident, orphan.seq);
+        if let Some((settled, row)) = earlier {
+            self.count_orphan(resident, &row);
+            return self.durable(settled).await;
+        }
         let row = Row::unknown(orphan.seq.number(), &orphan.sent, self.now());
         self.count_orphan(resident, &row);
         let ended = Ended {
@@ -363,6 +381,16 @@ struct Since {
     recent_ms: i64,
 }
 
+/// What an earlier try to open the tenant recorded of an attempt and the database does not have yet.
+fn settled_before(resident: &Resident, sent: store::Seq) -> Option<(store::Seq, Row)> {
+    let books = resident.books();
+    let found = books
+        .pending
+        .iter()
+        .find(|pending| pending.sent == Some(sent))?;
+    Some((found.seq, found.row.clone()?))
+}
+
 /// Whether a failure says nothing about the tenant's data.
 fn passing(error: &StoreError) -> bool {
     matches!(
@@ -449,3 +477,6 @@ fn has_ended(tx: &ReadTx<'_>, sent: i64) -> Result<bool, StoreError> {
         .query_one(sql, params![sent], |row| Ok(row.get::<_, bool>(0)?))?
         .unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;
