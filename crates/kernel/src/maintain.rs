@@ -343,17 +343,17 @@ impl Kernel {
             .clone()
     }
 
+    /// Works out what is in force from the configuration, the account and the overlay as they are now.
     pub(crate) fn refresh_settings(&self, resident: &Resident) {
-        let overlay = {
-            let watch = resident
-                .overlay
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            Arc::clone(&watch.overlay)
-        };
-        let (settings, limits) = self.merge_settings(&resident.account.load(), &overlay);
+        // Held to the end: of two that work it out at the same time, the later one must not be overtaken by the earlier.
+        let watch = resident
+            .overlay
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (settings, limits) = self.merge_settings(&resident.account.load(), &watch.overlay);
         resident.settings.store(Arc::new(settings));
         resident.limits.store(Arc::new(limits));
+        drop(watch);
     }
 
     /// Forgets what waits for a fold: the tenant is being deleted.
@@ -396,4 +396,60 @@ fn read_overlay_file(dir: &Dir) -> Result<String, String> {
         .read_to_end(&mut bytes)
         .map_err(|error| format!("config.yaml: {error}"))?;
     String::from_utf8(bytes).map_err(|_| "config.yaml: not valid UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::fixture::{acme, begun};
+    use crate::quota::{Override, Quota, Scope};
+    use crate::resident::Account;
+
+    #[tokio::test]
+    async fn limits_that_were_set_later_stay_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, _operator) = begun(&dir.path().join("data")).await;
+        let resident = kernel.directory().tenant(&acme()).unwrap();
+        let before = resident.account.load_full();
+        let with = |limit, also: usize| {
+            let over = |scope, limit| Override {
+                scope,
+                quota: Quota::TokensPerDay,
+                limit,
+                until: None,
+            };
+            let others = (0..also).map(|n| over(format!("token:t{n}").parse().unwrap(), 1));
+            let overrides = others.chain([over(Scope::Tenant, limit)]).collect();
+            Arc::new(Account {
+                overrides,
+                ..before.as_ref().clone()
+            })
+        };
+        // One that takes long to work out, and one that does not.
+        let (older, newer) = (with(1, 2_000), with(2, 0));
+        let (rounds, mut seen) = (20, Vec::new());
+        let both = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    both.wait();
+                    kernel.refresh_settings(&resident);
+                    both.wait();
+                }
+            });
+            for _ in 0..rounds {
+                resident.account.store(Arc::clone(&older));
+                both.wait();
+                std::thread::sleep(Duration::from_micros(200));
+                resident.account.store(Arc::clone(&newer));
+                kernel.refresh_settings(&resident);
+                both.wait();
+                let limits = resident.limits.load();
+                seen.push(limits.for_all.tenant.limit(Quota::TokensPerDay));
+            }
+        });
+        assert_eq!(seen, vec![Some(2); rounds]);
+    }
 }
