@@ -100,7 +100,7 @@ impl Kernel {
     /// Refuses every call of the tenant from now on and ends its open streams. Data stays.
     ///
     /// # Errors
-    /// When the change cannot be recorded.
+    /// [`KernelError::Refused`] for a tenant that is being deleted; when the change cannot be recorded.
     pub async fn suspend_tenant(
         &self,
         operator: &Operator,
@@ -108,6 +108,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
+        still_there(resident)?;
         // Containment first: a disk that fails below must not keep a runaway tenant running.
         let account = self.with_status(resident, Status::Suspended);
         resident.end_all();
@@ -146,7 +147,7 @@ impl Kernel {
     /// Serves a suspended or frozen tenant again.
     ///
     /// # Errors
-    /// When the change cannot be recorded.
+    /// [`KernelError::Refused`] for a tenant that is being deleted; when the change cannot be recorded.
     pub async fn resume_tenant(
         &self,
         operator: &Operator,
@@ -154,12 +155,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
-        if resident.account.load().status == Status::Deleting {
-            return Err(KernelError::Refused(format!(
-                "{} is being deleted",
-                resident.id
-            )));
-        }
+        still_there(resident)?;
         self.load(resident).await?;
         self.record_change(operator, resident, "tenant.resume", BTreeMap::new())
             .await?;
@@ -346,6 +342,17 @@ impl Kernel {
     }
 }
 
+/// A deletion goes on to its end: no other status takes its place.
+fn still_there(resident: &Resident) -> Result<(), KernelError> {
+    if resident.is_dead() {
+        return Err(KernelError::Refused(format!(
+            "{} is being deleted",
+            resident.id
+        )));
+    }
+    Ok(())
+}
+
 /// Limits of the tenant as a whole, as overrides without an end.
 fn lasting(limits: &Limits) -> Vec<Override> {
     let lasting = |(quota, limit)| Override {
@@ -355,4 +362,25 @@ fn lasting(limits: &Limits) -> Vec<Override> {
         until: None,
     };
     limits.iter().map(lasting).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{acme, begun};
+
+    #[tokio::test]
+    async fn a_deletion_that_stopped_half_way_is_not_turned_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, operator) = begun(&dir.path().join("data")).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        kernel.with_status(tenant.resident(), Status::Deleting);
+        let suspended = kernel.suspend_tenant(&operator, &tenant).await;
+        assert!(matches!(suspended, Err(KernelError::Refused(_))));
+        let frozen = kernel.freeze_tenant(&operator, &tenant).await;
+        assert!(matches!(frozen, Err(KernelError::Refused(_))));
+        let resumed = kernel.resume_tenant(&operator, &tenant).await;
+        assert!(matches!(resumed, Err(KernelError::Refused(_))));
+        assert_eq!(tenant.account().status, Status::Deleting);
+    }
 }
