@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
 use vault::{Key, TenantKeys};
@@ -106,14 +107,7 @@ impl Kernel {
         operator: &Operator,
         tenant: &Tenant,
     ) -> Result<(), KernelError> {
-        let _changes_one_at_a_time = self.changes().lock().await;
-        let resident = tenant.resident();
-        still_there(resident)?;
-        // Containment first: a disk that fails below must not keep a runaway tenant running.
-        let account = self.with_status(resident, Status::Suspended);
-        resident.end_all();
-        self.save_account(resident, account).await?;
-        self.record_if_possible(operator, resident, "tenant.suspend")
+        self.contain(operator, tenant.resident(), Status::Suspended)
             .await
     }
 
@@ -127,41 +121,62 @@ impl Kernel {
         operator: &Operator,
         tenant: &Tenant,
     ) -> Result<(), KernelError> {
-        let _changes_one_at_a_time = self.changes().lock().await;
-        let resident = tenant.resident();
-        let status = resident.account.load().status;
-        if !matches!(status, Status::Active | Status::Frozen) {
-            return Err(KernelError::Refused(format!(
-                "{} is {}; a freeze would let it read",
-                resident.id,
-                status.as_str()
-            )));
-        }
-        let account = self.with_status(resident, Status::Frozen);
-        resident.end_acting();
-        self.save_account(resident, account).await?;
-        self.record_if_possible(operator, resident, "tenant.freeze")
+        self.contain(operator, tenant.resident(), Status::Frozen)
             .await
+    }
+
+    /// Contains a tenant in memory at once, and again when its turn among the changes has come, to write it down. A caller that
+    /// goes away between the two, or a disk that fails, leaves it contained until a resumption or a restart.
+    async fn contain(
+        &self,
+        operator: &Operator,
+        resident: &Arc<Resident>,
+        status: Status,
+    ) -> Result<(), KernelError> {
+        // What other tenants' changes wait for, a disk above all, must not keep a runaway tenant running.
+        confine(resident, status)?;
+        end(resident, status);
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let (before, account) = confine(resident, status)?;
+        if before != status {
+            end(resident, status);
+        }
+        self.save_account(resident, &account, account.as_ref().clone())
+            .await?;
+        let action = match status {
+            Status::Frozen => "tenant.freeze",
+            _ => "tenant.suspend",
+        };
+        self.record_if_possible(operator, resident, action).await
     }
 
     /// Serves a suspended or frozen tenant again.
     ///
     /// # Errors
-    /// [`KernelError::Refused`] for a tenant that is being deleted; when the change cannot be recorded.
+    /// [`KernelError::Refused`] for a tenant that is being deleted, or was contained while this waited for its turn; when the
+    /// change cannot be recorded.
     pub async fn resume_tenant(
         &self,
         operator: &Operator,
         tenant: &Tenant,
     ) -> Result<(), KernelError> {
-        let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
+        let asked_in = resident.epoch.load(Ordering::SeqCst);
+        let _changes_one_at_a_time = self.changes().lock().await;
+        let before = resident.account.load_full();
         still_there(resident)?;
+        if asked_in != resident.epoch.load(Ordering::SeqCst) {
+            return Err(KernelError::Refused(format!(
+                "{} was suspended or frozen meanwhile",
+                resident.id
+            )));
+        }
         self.load(resident).await?;
         self.record_change(operator, resident, "tenant.resume", BTreeMap::new())
             .await?;
-        let mut account = resident.account.load().as_ref().clone();
+        let mut account = before.as_ref().clone();
         account.status = Status::Active;
-        self.save_account(resident, Arc::new(account)).await
+        self.save_account(resident, &before, account).await
     }
 
     /// Changes the tier, or limits over it.
@@ -177,7 +192,8 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
-        let mut account = resident.account.load().as_ref().clone();
+        let before = resident.account.load_full();
+        let mut account = before.as_ref().clone();
         let mut detail: BTreeMap<&'static str, String> = BTreeMap::new();
         let QuotaChange {
             tier,
@@ -202,7 +218,7 @@ impl Kernel {
         self.load(resident).await?;
         self.record_change(operator, resident, "quota.set", detail)
             .await?;
-        self.save_account(resident, Arc::new(account)).await?;
+        self.save_account(resident, &before, account).await?;
         self.refresh_settings(resident);
         self.measure_storage(resident);
         Ok(())
@@ -222,7 +238,7 @@ impl Kernel {
         // The last entry of its log goes with it; it stands in the journal until the segment is retired.
         self.record_if_possible(operator, resident, "tenant.delete")
             .await?;
-        self.with_status(resident, Status::Deleting);
+        set_status(resident, |_any| true, Status::Deleting);
         resident.end_all();
         self.finish_deletion(resident).await
     }
@@ -267,23 +283,28 @@ impl Kernel {
         Ok(result?)
     }
 
-    fn with_status(&self, resident: &Resident, status: Status) -> Arc<Account> {
-        let mut account = resident.account.load().as_ref().clone();
-        account.status = status;
-        let account = Arc::new(account);
-        resident.account.store(Arc::clone(&account));
-        account
-    }
-
+    /// Writes an account down that was made from `before`, and puts it in force. A containment that came meanwhile keeps its
+    /// status: it is next to be written.
     async fn save_account(
         &self,
         resident: &Resident,
-        account: Arc<Account>,
+        before: &Arc<Account>,
+        account: Account,
     ) -> Result<(), KernelError> {
-        let (uid, stored) = (resident.uid, Arc::clone(&account));
+        let (uid, stored) = (resident.uid, account.clone());
         self.registry_write(move |tx| registry::update_account(tx, uid, &stored))
             .await?;
-        resident.account.store(account);
+        resident.account.rcu(|now| {
+            let unchanged = Arc::ptr_eq(now, before);
+            Account {
+                status: if unchanged {
+                    account.status
+                } else {
+                    now.status
+                },
+                ..account.clone()
+            }
+        });
         Ok(())
     }
 
@@ -342,6 +363,54 @@ impl Kernel {
     }
 }
 
+/// Ends the capabilities that a suspension or a freeze ends.
+fn end(resident: &Resident, status: Status) {
+    match status {
+        Status::Frozen => resident.end_acting(),
+        Status::Active | Status::Suspended | Status::Deleting => resident.end_all(),
+    }
+}
+
+/// Suspends or freezes a tenant in memory. Returns the status that it had, and the account.
+fn confine(resident: &Resident, status: Status) -> Result<(Status, Arc<Account>), KernelError> {
+    let freezes = status == Status::Frozen;
+    let may = |now: Status| match now {
+        Status::Active | Status::Frozen => true,
+        Status::Suspended => !freezes,
+        Status::Deleting => false,
+    };
+    let (before, after) = set_status(resident, may, status);
+    still_there(resident)?;
+    if !may(before) {
+        return Err(KernelError::Refused(format!(
+            "{} is {}; a freeze would let it read",
+            resident.id,
+            before.as_str()
+        )));
+    }
+    Ok((before, after))
+}
+
+/// Changes the status where it `may` be changed from what it is. Returns that, and the account as it is now.
+fn set_status(
+    resident: &Resident,
+    may: impl Fn(Status) -> bool,
+    status: Status,
+) -> (Status, Arc<Account>) {
+    let mut after = Arc::clone(&resident.account.load());
+    let before = resident.account.rcu(|now| {
+        after = match may(now.status) {
+            true => Arc::new(Account {
+                status,
+                ..now.as_ref().clone()
+            }),
+            false => Arc::clone(now),
+        };
+        Arc::clone(&after)
+    });
+    (before.status, after)
+}
+
 /// A deletion goes on to its end: no other status takes its place.
 fn still_there(resident: &Resident) -> Result<(), KernelError> {
     if resident.is_dead() {
@@ -366,6 +435,8 @@ fn lasting(limits: &Limits) -> Vec<Override> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
     use super::*;
     use crate::fixture::{acme, begun};
 
@@ -374,7 +445,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, operator) = begun(&dir.path().join("data")).await;
         let tenant = kernel.tenant(&operator, &acme()).unwrap();
-        kernel.with_status(tenant.resident(), Status::Deleting);
+        set_status(tenant.resident(), |_any| true, Status::Deleting);
         let suspended = kernel.suspend_tenant(&operator, &tenant).await;
         assert!(matches!(suspended, Err(KernelError::Refused(_))));
         let frozen = kernel.freeze_tenant(&operator, &tenant).await;
@@ -382,5 +453,56 @@ mod tests {
         let resumed = kernel.resume_tenant(&operator, &tenant).await;
         assert!(matches!(resumed, Err(KernelError::Refused(_))));
         assert_eq!(tenant.account().status, Status::Deleting);
+    }
+    #[tokio::test]
+    async fn a_containment_waits_for_no_other_change_and_is_undone_by_none_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, operator) = begun(&dir.path().join("data")).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        let resident = tenant.resident();
+        let contained = [
+            (Status::Frozen, "tenant.freeze"),
+            (Status::Suspended, "tenant.suspend"),
+        ];
+        for (status, action) in contained {
+            // A change that has read the account and is still at its work.
+            let change = kernel.changes().lock().await;
+            let before = resident.account.load_full();
+            let (ended, epoch) = (resident.ended.load_full(), resident.epoch.load(SeqCst));
+            let waits = async {
+                match status {
+                    Status::Frozen => kernel.freeze_tenant(&operator, &tenant).await,
+                    _ => kernel.suspend_tenant(&operator, &tenant).await,
+                }
+            };
+            let others = async {
+                tokio::task::yield_now().await;
+                assert_eq!(tenant.account().status, status);
+                assert!(ended.is_cancelled() && epoch != resident.epoch.load(SeqCst));
+                let resumed = Account {
+                    status: Status::Active,
+                    tier: "other".to_owned(),
+                    ..before.as_ref().clone()
+                };
+                let saved = kernel.save_account(resident, &before, resumed).await;
+                saved.unwrap();
+                assert_eq!(tenant.account().status, status);
+                assert_eq!(tenant.account().tier, "other");
+                drop(change);
+            };
+            // One that was asked for before, and whose turn comes first.
+            let resumes = kernel.resume_tenant(&operator, &tenant);
+            let (resumed, written, ()) = tokio::join!(resumes, waits, others);
+            assert!(matches!(resumed, Err(KernelError::Refused(_))));
+            written.unwrap();
+            let read = kernel
+                .engine()
+                .read(kernel.registry_place(), registry::tenants);
+            let stored = &read.await.unwrap()[0].account;
+            assert_eq!((stored.status, stored.tier.as_str()), (status, "other"));
+            let tenant = kernel.tenant(&operator, &acme()).unwrap();
+            let entries = tenant.audit_page(0).await.unwrap();
+            assert!(entries.iter().any(|row| row.entry.contains(action)));
+        }
     }
 }
