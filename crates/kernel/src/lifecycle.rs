@@ -258,10 +258,13 @@ impl Kernel {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
+        // A fold that is under way would open the database again, and have its records waiting for ever.
+        let folds_no_more = resident.folding.lock().await;
         if let Some(place) = resident.place.get() {
             self.engine().close(place).await?;
         }
         self.forget_pending(resident);
+        drop(folds_no_more);
         self.remove_directories(&resident.id)?;
         self.registry_write(move |tx| registry::remove_tenant(tx, uid))
             .await?;
@@ -504,5 +507,25 @@ mod tests {
             let entries = tenant.audit_page(0).await.unwrap();
             assert!(entries.iter().any(|row| row.entry.contains(action)));
         }
+    }
+    #[tokio::test]
+    async fn a_deletion_waits_for_a_fold_that_is_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, operator) = begun(&dir.path().join("data")).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        let folder = tenant.files().unwrap();
+        let fold = tenant.resident().folding.lock().await;
+        let ends = async {
+            while tenant.resident().wrapped.lock().unwrap().is_some() {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            assert!(folder.try_exists("tenant.db").unwrap());
+            drop(fold);
+        };
+        let (deleted, ()) = tokio::join!(kernel.delete_tenant(&operator, &tenant), ends);
+        deleted.unwrap();
+        assert!(kernel.tenant(&operator, &acme()).is_err());
+        assert_eq!(kernel.pending_total(), 0);
     }
 }
