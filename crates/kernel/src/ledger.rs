@@ -240,14 +240,14 @@ impl Reserved {
     /// Records the attempt as about to be sent.
     ///
     /// # Errors
-    /// [`KernelError::JournalDown`]: the attempt must not be sent.
+    /// When the authority has ended or is for reading only; [`KernelError::JournalDown`]. The attempt must not be sent.
     pub fn open_attempt(
         mut self,
         admission: &Admission,
         facts: AttemptFacts,
     ) -> Result<UnwrittenAttempt, KernelError> {
         // The authority may have ended since admission: nothing is sent on a credential that no longer holds.
-        admission.tenant().live()?;
+        admission.tenant().acts()?;
         let resident = Arc::clone(&self.resident);
         let kernel = self.kernel.clone();
         let keys = kernel.keys(&resident)?;

@@ -471,7 +471,10 @@ mod tests {
             // A change that has read the account and is still at its work.
             let change = kernel.changes().lock().await;
             let before = resident.account.load_full();
-            let (ended, epoch) = (resident.ended.load_full(), resident.epoch.load(SeqCst));
+            let (ended, epoch) = (
+                resident.acting_ended.load_full(),
+                resident.epoch.load(SeqCst),
+            );
             let waits = async {
                 match status {
                     Status::Frozen => kernel.freeze_tenant(&operator, &tenant).await,

@@ -321,7 +321,8 @@ impl Kernel {
     /// # Errors
     /// The reason in one line, with key and line of the file.
     pub fn check_overlay(&self, tenant: &crate::Tenant) -> Result<(), KernelError> {
-        let dir = tenant.files()?;
+        tenant.live()?;
+        let dir = self.root().tenant_dir(tenant.id())?;
         if file_stamp(&dir).is_none() {
             return Ok(());
         }

@@ -85,8 +85,10 @@ pub(crate) struct Resident {
     /// Counts up when capabilities given out so far must end: the upper half for all of them (suspension, deletion), the
     /// lower half for those that act (a freeze).
     pub(crate) epoch: AtomicU64,
-    /// Fires with the epoch: ends open calls and streams.
+    /// Fires when every capability ends: ends what reads.
     pub(crate) ended: ArcSwap<CancellationToken>,
+    /// Fires with the epoch: ends open calls and streams.
+    pub(crate) acting_ended: ArcSwap<CancellationToken>,
     /// Why this tenant is out of service, if it is.
     pub(crate) quarantine: ArcSwapOption<String>,
     /// Counters, pending settlements, the next audit sequence. Taken under the journal's append lock, never around it.
@@ -181,6 +183,7 @@ impl Resident {
             loaded: OnceCell::new(),
             epoch: AtomicU64::new(0),
             ended: ArcSwap::from_pointee(CancellationToken::new()),
+            acting_ended: ArcSwap::from_pointee(CancellationToken::new()),
             quarantine: ArcSwapOption::empty(),
             books: Mutex::new(Books::default()),
             folding: tokio::sync::Mutex::new(()),
@@ -211,6 +214,7 @@ impl Resident {
     /// Ends every capability given out so far, open streams included.
     pub(crate) fn end_all(&self) {
         self.end_with(1 << READING_EPOCH);
+        anew(&self.ended);
     }
 
     /// Ends every capability given out so far that can do more than read, open streams included.
@@ -220,7 +224,7 @@ impl Resident {
 
     fn end_with(&self, step: u64) {
         self.epoch.fetch_add(step, Ordering::SeqCst);
-        self.ended.swap(Arc::new(CancellationToken::new())).cancel();
+        anew(&self.acting_ended);
     }
 
     /// Keeps what a fold made of the audit log.
@@ -238,7 +242,13 @@ impl Resident {
         self.quarantine
             .compare_and_swap(&None::<Arc<String>>, Some(Arc::new(why)));
         self.ended.load().cancel();
+        self.acting_ended.load().cancel();
     }
+}
+
+/// Fires what stands there, for those who hold it, and leaves one for those who come.
+fn anew(ended: &ArcSwap<CancellationToken>) {
+    ended.swap(Arc::new(CancellationToken::new())).cancel();
 }
 
 /// One token as admission sees it.

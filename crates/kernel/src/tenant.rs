@@ -41,7 +41,7 @@ enum Via {
 pub enum Purpose {
     /// Calls and changes.
     Act,
-    /// Reading only; such a capability cannot write, whatever the status.
+    /// Reading only; such a capability cannot write and opens no attempt, whatever the status.
     Read,
 }
 
@@ -120,24 +120,19 @@ impl Tenant {
         &self,
         job: impl FnOnce(&mut WriteTx<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, KernelError> {
-        self.live()?;
-        if matches!(self.via, Via::Token(_, Purpose::Read)) {
-            return Err(KernelError::Refused(
-                "this authority is for reading only".to_owned(),
-            ));
-        }
+        self.acts()?;
         self.kernel.load(&self.resident).await?;
         let place = self.kernel.place(&self.resident)?;
         let result = self.kernel.engine().write(&place, job).await;
         self.kernel.checked(&self.resident, result)
     }
 
-    /// The tenant's directory. `..`, absolute paths and symbolic links cannot leave it.
+    /// The tenant's directory, to read and to write. `..`, absolute paths and symbolic links cannot leave it.
     ///
     /// # Errors
-    /// [`KernelError::Revoked`], or when the directory is gone.
+    /// [`KernelError::Revoked`], [`KernelError::Refused`] for a capability that only reads, or when the directory is gone.
     pub fn files(&self) -> Result<Dir, KernelError> {
-        self.live()?;
+        self.acts()?;
         self.kernel.root().tenant_dir(&self.resident.id)
     }
 
@@ -187,6 +182,20 @@ impl Tenant {
             Ok(())
         } else {
             Err(KernelError::Revoked)
+        }
+    }
+
+    /// Whether the authority holds and may do more than read.
+    ///
+    /// # Errors
+    /// As [`Tenant::live`]; [`KernelError::Refused`] for a capability that only reads.
+    pub(crate) fn acts(&self) -> Result<(), KernelError> {
+        self.live()?;
+        match self.via {
+            Via::Token(_, Purpose::Read) => Err(KernelError::Refused(
+                "this authority is for reading only".to_owned(),
+            )),
+            Via::Token(_, Purpose::Act) | Via::Operator => Ok(()),
         }
     }
 

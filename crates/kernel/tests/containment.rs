@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use kernel::tokens::IssuedToken;
-use kernel::{Admission, Caller, KernelError, Purpose, Refused, Secret};
+use kernel::{Admission, AttemptFacts, Caller, Demand, KernelError, Purpose, Refused, Secret};
 use testkit::TempKernel;
 
 async fn admit(
@@ -23,6 +23,20 @@ async fn over(admission: &Admission) -> bool {
         .is_ok()
 }
 
+fn facts(home: &TempKernel) -> AttemptFacts {
+    AttemptFacts {
+        request: home.kernel.new_request_id(),
+        attempt: 1,
+        counts_call: true,
+        model: "sim-fast".into(),
+        provider: "sim".into(),
+        provider_model: "sim-fast".into(),
+        ratecard_version: "v1".into(),
+        request_received: [1; 32],
+        request_sent: [2; 32],
+    }
+}
+
 #[tokio::test]
 async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
     let home = TempKernel::open().await.unwrap();
@@ -34,8 +48,10 @@ async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
         .freeze_tenant(&home.operator, &tenant)
         .await
         .unwrap();
-    assert!(over(&acting).await);
+    assert!(over(&acting).await && acting.authority().is_over());
     assert!(matches!(acting.tenant().live(), Err(KernelError::Revoked)));
+    assert!(!over(&reading).await && !reading.authority().is_over());
+    assert!(reading.refused_now().is_none());
     // Reading goes on: what was under way, and what comes.
     assert!(reading.tenant().audit_length().await.unwrap() > 0);
     let refused = admit(&home, &token, Purpose::Act).await;
@@ -78,6 +94,12 @@ async fn a_capability_for_reading_cannot_write() {
     let reading = admit(&home, &token, Purpose::Read).await.unwrap();
     let written = reading.tenant().write(|_tx| Ok(())).await;
     assert!(matches!(written, Err(KernelError::Refused(_))));
+    let files = reading.tenant().files();
+    assert!(matches!(files, Err(KernelError::Refused(_))));
+    home.kernel.check_overlay(reading.tenant()).unwrap();
+    let reserved = reading.tenant().reserve(Demand::default()).unwrap();
+    let sent = reserved.open_attempt(&reading, facts(&home));
+    assert!(matches!(sent, Err(KernelError::Refused(_))));
     let acting = admit(&home, &token, Purpose::Act).await.unwrap();
     acting.tenant().write(|_tx| Ok(())).await.unwrap();
 }
@@ -95,6 +117,7 @@ async fn a_suspension_ends_reading_too_and_a_freeze_does_not_loosen_it() {
         .suspend_tenant(&home.operator, &tenant)
         .await
         .unwrap();
+    assert!(over(&reading).await);
     assert!(matches!(
         reading.tenant().audit_length().await,
         Err(KernelError::Revoked)

@@ -113,7 +113,10 @@ impl Kernel {
         self.poll_overlay(resident, now);
         token.last_used.store(now.day().number(), Ordering::Relaxed);
         let tenant = Tenant::mint(self, resident, Via::Token(Arc::clone(&token), purpose));
-        let tenant_ended = resident.ended.load_full();
+        let tenant_ended = match purpose {
+            Purpose::Act => resident.acting_ended.load_full(),
+            Purpose::Read => resident.ended.load_full(),
+        };
         let settings = resident.settings.load_full();
         // Between the status check and the mint a suspension may have come: its epoch is the one just taken, so look again.
         open_for(resident.account.load().status, purpose)?;
@@ -173,7 +176,8 @@ impl Admission {
         &self.settings
     }
 
-    /// Resolves when the authority ends: suspension, freeze, deletion, rotation, revocation, expiry. Open streams watch it.
+    /// Resolves when the authority ends: suspension, deletion, rotation, revocation, expiry, and a freeze where it is to do more
+    /// than read. Open streams watch it.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
         let token = self.token.ended.clone();
         let tenant = self.tenant_ended.as_ref().clone();
@@ -201,7 +205,11 @@ impl Admission {
         if self.token.ended.is_cancelled() || !self.token.valid_at(self.tenant.now()) {
             return Some(Refused::Unknown);
         }
-        if let Err(refused) = open_for(resident.account.load().status, Purpose::Act) {
+        let purpose = match self.tenant.via {
+            Via::Token(_, purpose) => purpose,
+            Via::Operator => Purpose::Act,
+        };
+        if let Err(refused) = open_for(resident.account.load().status, purpose) {
             return Some(refused);
         }
         let why = resident.quarantine.load_full()?;
