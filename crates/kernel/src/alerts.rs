@@ -32,7 +32,7 @@ use pace::Pace;
 
 /// Percents of a limit at which a tenant is told, where nothing else is configured.
 pub const DEFAULT_THRESHOLDS: [u8; 3] = [50, 80, 100];
-/// Alerts of one tenant that wait for a disk that does not take them.
+/// Alerts of one tenant, or of the operator's, that wait for a disk that does not take them.
 const UNSAID_MAX: usize = 64;
 /// Marks of one tenant that are kept in memory.
 const TOLD_MAX: usize = 256;
@@ -180,13 +180,17 @@ struct State {
 }
 
 impl State {
-    /// Whether a message was not told lately.
-    fn is_news(&mut self, message: &Message) -> bool {
+    /// Whether a message was told lately.
+    fn knows(&self, message: &Message) -> bool {
+        self.told.contains(&message.mark)
+    }
+
+    fn remember(&mut self, mark: String) {
         if self.told.len() >= TOLD_MAX {
             // The outboxes know for good.
             self.told.clear();
         }
-        self.told.insert(message.mark.clone())
+        self.told.insert(mark);
     }
 }
 
@@ -263,14 +267,14 @@ impl Kernel {
 
     /// One look at every open tenant: thresholds reached, calls refused, spend out of hand, quarantine. Call it once a second.
     pub async fn look_at_budgets(&self) {
+        let mut operator_hears = true;
         for resident in self.directory().all() {
             self.look_at(&resident).await;
-            if self.say(&resident).await.is_err() {
-                // It stays unsaid until the next look; the store's own trouble is in the log.
-                continue;
-            }
+            // What a store does not take stays unsaid until the next look; the store's own trouble is in the log.
+            let _again_next_time = self.say(&resident).await;
+            // After each tenant, so that what many have to say at once never has to wait in memory.
+            operator_hears = operator_hears && self.say_to_operator().await.is_ok();
         }
-        let _again_next_time = self.say_to_operator().await;
     }
 
     async fn look_at(&self, resident: &Arc<Resident>) {
@@ -282,10 +286,10 @@ impl Kernel {
         };
         let operator = self.alerts().operator.load().is_some();
         if let Some(why) = resident.quarantine.load_full() {
-            let news = about
-                .quarantined(&why)
-                .filter(|message| operator && resident.alerts.state().is_news(message));
-            self.to_operator(news);
+            let news = about.quarantined(&why).filter(|_news| operator);
+            if let Some(message) = news {
+                self.tell(resident, true, false, message);
+            }
             return;
         }
         let settings = resident.settings.load();
@@ -310,16 +314,23 @@ impl Kernel {
             .filter_map(|gauge| about.throttled(gauge))
             .chain(runaway.and_then(|(hour, day)| about.runaway(hour, day)));
         for message in both {
-            if !resident.alerts.state().is_news(&message) {
-                continue;
-            }
-            if operator {
-                self.to_operator(Some(message.clone()));
-            }
-            to_tenant(resident, own, Some(message));
+            self.tell(resident, operator, own, message);
         }
-        for crossing in &crossings {
-            to_tenant(resident, own, about.threshold(crossing));
+        for message in crossings.iter().filter_map(|at| about.threshold(at)) {
+            self.to_tenant(resident, message);
+        }
+    }
+
+    /// Tells the operator, the tenant or both what they were not told lately. What one of them did not take is told again.
+    fn tell(&self, resident: &Resident, operator: bool, own: bool, message: Message) {
+        if resident.alerts.state().knows(&message) {
+            return;
+        }
+        let mark = message.mark.clone();
+        let heard = !operator || self.to_operator(message.clone());
+        let heard_too = !own || self.to_tenant(resident, message);
+        if heard && heard_too {
+            resident.alerts.state().remember(mark);
         }
     }
 
@@ -376,13 +387,21 @@ impl Kernel {
         Ok(dearest)
     }
 
-    fn to_operator(&self, message: Option<Message>) {
-        let mut unsaid = self
-            .alerts()
-            .unsaid
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        push(&mut unsaid, message);
+    fn to_operator(&self, message: Message) -> bool {
+        let unsaid = self.alerts().unsaid.lock();
+        let taken = push(&mut unsaid.unwrap_or_else(PoisonError::into_inner), message);
+        if !taken {
+            self.log_dropped(None, UNSAID_MAX);
+        }
+        taken
+    }
+
+    fn to_tenant(&self, resident: &Resident, message: Message) -> bool {
+        let taken = push(&mut resident.alerts.state().unsaid, message);
+        if !taken {
+            self.log_dropped(Some(resident), UNSAID_MAX);
+        }
+        taken
     }
 
     /// Puts what is to be told a tenant into its outbox.
@@ -442,27 +461,29 @@ impl Kernel {
 
     fn log_taken(&self, resident: Option<&Resident>, taken: Taken) {
         if taken == Taken::Full {
-            let max = u64::try_from(limits::OUTBOX_MAX).unwrap_or_default();
-            self.log().event(
-                self.now(),
-                resident.map(|resident| &resident.id),
-                "alert dropped: too many wait",
-                &[("waiting", Field::Number(max))],
+            self.log_dropped(
+                resident,
+                usize::try_from(limits::OUTBOX_MAX).unwrap_or_default(),
             );
         }
     }
-}
 
-fn to_tenant(resident: &Resident, has_receiver: bool, message: Option<Message>) {
-    if has_receiver {
-        push(&mut resident.alerts.state().unsaid, message);
+    fn log_dropped(&self, resident: Option<&Resident>, waiting: usize) {
+        let waiting = u64::try_from(waiting).unwrap_or(u64::MAX);
+        self.log().event(
+            self.now(),
+            resident.map(|resident| &resident.id),
+            "alert dropped: too many wait",
+            &[("waiting", Field::Number(waiting))],
+        );
     }
 }
 
-fn push(unsaid: &mut VecDeque<Message>, message: Option<Message>) {
-    if unsaid.len() < UNSAID_MAX {
-        unsaid.extend(message);
-    }
+/// Whether there was room.
+fn push(unsaid: &mut VecDeque<Message>, message: Message) -> bool {
+    let room = unsaid.len() < UNSAID_MAX;
+    unsaid.extend(Some(message).filter(|_message| room));
+    room
 }
 
 /// What the dearest of the last seven whole days cost, and, if asked, what each minute of the last hour did.

@@ -381,6 +381,25 @@ async fn the_operator_is_told_of_a_throttled_tenant_once() {
 }
 
 #[tokio::test]
+async fn the_operator_is_told_of_all_tenants_that_are_throttled_at_once() {
+    let receiver = Receiver::start().await;
+    let home = TempKernel::open().await.unwrap();
+    tell_operator(&home, &receiver);
+    let names: BTreeSet<_> = (0..70).map(|n| format!("tenant-{n:02}")).collect();
+    for name in &names {
+        let (_, token) = home.tenant_with(name, daily("0.1")).await.unwrap();
+        assert!(!spend(&home, &token, "0.2").await);
+    }
+    let told = told(&home, &receiver).await;
+    let about = |message: &Message| message.body["data"]["tenant"].as_str().map(str::to_owned);
+    assert_eq!(told.len(), names.len());
+    assert_eq!(
+        told.iter().filter_map(about).collect::<BTreeSet<_>>(),
+        names
+    );
+}
+
+#[tokio::test]
 async fn the_operator_is_told_of_a_quarantined_tenant() {
     let receiver = Receiver::start().await;
     let home = TempKernel::open().await.unwrap();
