@@ -271,7 +271,9 @@ impl Kernel {
         for resident in self.directory().all() {
             self.look_at(&resident).await;
             // What a store does not take stays unsaid until the next look; the store's own trouble is in the log.
-            let _again_next_time = self.say(&resident).await;
+            if resident.quarantine.load().is_none() {
+                let _again_next_time = self.say(&resident).await;
+            }
             // After each tenant, so that what many have to say at once never has to wait in memory.
             operator_hears = operator_hears && self.say_to_operator().await.is_ok();
         }
@@ -515,3 +517,6 @@ fn history(
     };
     Ok((Money::from_pico(i128::from(dearest)), minutes))
 }
+
+#[cfg(test)]
+mod tests;
