@@ -200,7 +200,8 @@ pub(crate) struct Post {
     due: AtomicI64,
     /// A delivery is under way.
     busy: AtomicBool,
-    /// Whether the registry says that something waits. Held while a message is put in, and while the last one leaves.
+    /// Whether the registry says that something waits in a tenant's outbox. Held while a message is put in, and while the last one
+    /// leaves, for the operator's outbox too.
     waits: tokio::sync::Mutex<bool>,
 }
 
@@ -447,6 +448,8 @@ impl Kernel {
             unsaid.front().cloned()
         };
         while let Some(message) = front() {
+            // A delivery that has found nothing more must not set the time after this did.
+            let _not_between = desk.post.waits.lock().await;
             let now = self.now();
             let taken = self
                 .registry_write(move |tx| outbox::put(tx, &message, now))
