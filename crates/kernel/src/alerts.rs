@@ -9,7 +9,7 @@ mod pace;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -154,6 +154,8 @@ pub(crate) struct Desk {
     unsaid: Mutex<VecDeque<Message>>,
     post: Post,
     slots: Slots,
+    /// Which tenant's delivery is looked at first, in the order of names.
+    next: AtomicUsize,
 }
 
 struct Slots(Arc<Semaphore>);

@@ -73,7 +73,9 @@ impl Kernel {
         if due(&desk.post) && desk.operator.load().is_some() {
             self.start_delivery(Owner::Operator, None);
         }
-        for resident in self.directory().all() {
+        let all = self.directory().all();
+        let first = desk.next.load(Ordering::Relaxed) % all.len().max(1);
+        for (index, resident) in (0..).zip(&all).cycle().skip(first).take(all.len()) {
             if !due(&resident.alerts.post) || resident.quarantine.load().is_some() {
                 continue;
             }
@@ -83,9 +85,11 @@ impl Kernel {
                 continue;
             }
             let Ok(slot) = Arc::clone(&desk.slots.0).try_acquire_owned() else {
+                // First next time, so that those whose receivers hang do not keep the places among themselves.
+                desk.next.store(index, Ordering::Relaxed);
                 return;
             };
-            self.start_delivery(Owner::Tenant(resident), Some(slot));
+            self.start_delivery(Owner::Tenant(Arc::clone(resident)), Some(slot));
         }
     }
 

@@ -44,3 +44,41 @@ async fn nothing_is_put_in_while_a_delivery_sets_when_it_is_due_next() {
     let ((), ()) = tokio::join!(looks, delivery);
     assert!(post.due.load(Ordering::Relaxed) <= kernel.now().unix_ms());
 }
+
+/// Whose delivery is under way.
+fn busy(kernel: &Kernel) -> Vec<String> {
+    let all = kernel.directory().all();
+    let busy = all
+        .iter()
+        .filter(|resident| resident.alerts.post.busy.load(Ordering::Relaxed));
+    busy.map(|resident| resident.id.to_string()).collect()
+}
+
+#[tokio::test]
+async fn the_next_free_place_is_for_the_one_that_found_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kernel, operator) = begun(&dir.path().join("data")).await;
+    for name in ["globex", "initech"] {
+        let new = crate::lifecycle::NewTenant {
+            id: name.parse().unwrap(),
+            tier: "basic".to_owned(),
+            overrides: crate::Limits::default(),
+        };
+        kernel.create_tenant(&operator, new).await.unwrap();
+    }
+    let others = u32::try_from(DELIVERIES_MAX - 1).unwrap();
+    let slots = Arc::clone(&kernel.alerts().slots.0);
+    let _taken = slots.acquire_many_owned(others).await.unwrap();
+    let mut served = Vec::new();
+    for _ in 0..4 {
+        for resident in kernel.directory().all() {
+            resident.alerts.post.due.store(0, Ordering::Relaxed);
+        }
+        kernel.deliver_alerts();
+        served.extend(busy(&kernel));
+        while !busy(&kernel).is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(served, ["acme", "globex", "initech", "acme"]);
+}
