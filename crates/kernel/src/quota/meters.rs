@@ -230,7 +230,8 @@ impl Meters {
         let later = |quota| in_force.later(None, quota);
         let mut longest = self.tenant.refusal(limits, &demand, at, later);
         if let Some(over) = &longest {
-            self.told[over.quota as usize].refused();
+            let window = self.tenant.window(over.quota);
+            self.told[over.quota as usize].refused(window);
         }
         for id in by.parties() {
             let Some(party) = party(&mut self.parties, id) else {

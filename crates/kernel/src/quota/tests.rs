@@ -446,6 +446,39 @@ fn thresholds_are_told_once_for_each_window() {
 }
 
 #[test]
+fn a_refused_call_says_that_a_budget_has_ended_only_where_little_is_left() {
+    let limits = limits(&[(Quota::TokensPerDay, 100)]);
+    let noon = at("2026-11-22T12:00:00Z");
+    for percents in [&[100][..], &[1, 100], &[50, 100]] {
+        let mut meters = Meters::default();
+        let told = |meters: &mut Meters, now| -> Vec<u8> {
+            let crossings = meters.crossed(&limits, percents, now);
+            crossings.iter().map(|c| c.percent).collect()
+        };
+        let uses = |meters: &mut Meters, tokens| {
+            let held = meters.reserve(&limits, ANY, call(tokens, "0"), noon);
+            meters.settle(held.unwrap(), call(tokens, "0"));
+        };
+        let refused = |meters: &mut Meters, now| {
+            assert!(meters.reserve(&limits, ANY, call(200, "0"), now).is_err());
+        };
+        uses(&mut meters, 60);
+        refused(&mut meters, noon);
+        assert!(!told(&mut meters, noon).contains(&100), "{percents:?}");
+        uses(&mut meters, 30);
+        assert!(!told(&mut meters, noon).contains(&100), "{percents:?}");
+        // What was refused in a window that is over says nothing about the next.
+        refused(&mut meters, noon);
+        let tomorrow = at("2026-11-23T12:00:00Z");
+        let held = meters.reserve(&limits, ANY, call(90, "0"), tomorrow);
+        meters.settle(held.unwrap(), call(90, "0"));
+        assert!(!told(&mut meters, tomorrow).contains(&100), "{percents:?}");
+        refused(&mut meters, tomorrow);
+        assert_eq!(told(&mut meters, tomorrow), [100]);
+    }
+}
+
+#[test]
 fn places_of_idle_parties_are_given_to_new_ones() {
     let limits = scoped(&[(Quota::RequestsPerMinute, 1)], &[]);
     let now = at("2026-01-01");

@@ -33,22 +33,25 @@ pub(super) struct Told {
     window: Option<Timestamp>,
     limit: i128,
     percent: u8,
-    /// A call was refused by it since thresholds were last looked at.
-    refused: bool,
+    /// A call was refused by it since thresholds were last looked at: in the window that began then.
+    refused: Option<Option<Timestamp>>,
     /// The same since throttling was last looked at.
     throttled: bool,
 }
 
 impl Told {
-    pub(super) fn refused(&mut self) {
-        (self.refused, self.throttled) = (true, true);
+    pub(super) fn refused(&mut self, window: Option<Timestamp>) {
+        (self.refused, self.throttled) = (Some(window), true);
     }
 }
 
+/// Percents past which a refused call can mean that a quota is used up, whatever the thresholds are.
+const NEAR: u8 = 80;
+
 impl Meters {
     /// The thresholds, in percent and ascending, that the tenant's quotas have reached since this was last asked: those by day
-    /// and month, and storage. 100 is also reached when a call is refused past the threshold below it: little is left then, and
-    /// no call fits into it. Costs nothing where nothing happened since.
+    /// and month, and storage. 100 is also reached when a call is refused past the threshold below it, and past 80: little is left
+    /// then, and no call fits into it. Costs nothing where nothing happened since.
     pub(crate) fn crossed(
         &mut self,
         in_force: &LimitsInForce,
@@ -61,6 +64,7 @@ impl Meters {
         let moment = self.moment(now);
         self.tenant.advance(moment);
         let below_whole = percents.iter().copied().filter(|p| *p < 100).max();
+        let near = below_whole.map_or(NEAR, |percent| percent.max(NEAR));
         let mut crossings = Vec::new();
         for (quota, limit) in in_force.for_all.tenant.iter() {
             let fixed = matches!(quota.window(), Window::Day | Window::Month | Window::Stored);
@@ -82,8 +86,8 @@ impl Meters {
                     ..*told
                 };
             }
-            let refused = std::mem::take(&mut told.refused);
-            let spent = refused && (limit == 0 || below_whole.is_none_or(reaches));
+            let refused = told.refused.take() == Some(window);
+            let spent = refused && (limit == 0 || reaches(near));
             for &percent in percents {
                 let reached = reaches(percent) || (spent && percent == 100);
                 if percent > told.percent && reached {
