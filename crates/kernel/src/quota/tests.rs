@@ -479,6 +479,23 @@ fn a_refused_call_says_that_a_budget_has_ended_only_where_little_is_left() {
 }
 
 #[test]
+fn thresholds_of_storage_are_told_again_when_bytes_fell_below_them() {
+    let limits = limits(&[(Quota::StorageBytes, 100)]);
+    let mut meters = Meters::default();
+    let mut told = |bytes| -> Vec<u8> {
+        meters.measured(bytes, 0);
+        let crossings = meters.crossed(&limits, &[50, 80, 100], at("2026-11-22"));
+        crossings.iter().map(|c| c.percent).collect()
+    };
+    assert_eq!(told(85), [50, 80]);
+    // Still past a half: of that nothing is new.
+    assert!(told(70).is_empty());
+    assert_eq!(told(81), [80]);
+    assert!(told(10).is_empty());
+    assert_eq!(told(60), [50]);
+}
+
+#[test]
 fn places_of_idle_parties_are_given_to_new_ones() {
     let limits = scoped(&[(Quota::RequestsPerMinute, 1)], &[]);
     let now = at("2026-01-01");

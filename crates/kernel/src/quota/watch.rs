@@ -76,15 +76,19 @@ impl Meters {
             let told = &mut self.told[quota as usize];
             let reaches =
                 |percent: u8| limit > 0 && gauge.used * 100 >= limit * i128::from(percent);
-            // Another window, another limit, or bytes that were deleted: told anew.
-            let fell = quota.window() == Window::Stored && !reaches(told.percent);
-            if told.window != window || told.limit != limit || fell {
+            // Another window, or another limit: told anew.
+            if told.window != window || told.limit != limit {
                 *told = Told {
                     window,
                     limit,
                     percent: 0,
                     ..*told
                 };
+            }
+            // Bytes were deleted: told anew is what they fell below, and no more than that.
+            if quota.window() == Window::Stored && !reaches(told.percent) {
+                let still = percents.iter().copied().filter(|p| reaches(*p)).max();
+                told.percent = still.unwrap_or(0);
             }
             let refused = told.refused.take() == Some(window);
             let spent = refused && (limit == 0 || reaches(near));
