@@ -1,13 +1,17 @@
 //! What the journal's sealed payloads hold: the boundary between the kernel's types and bytes on disk.
 //!
-//! `sent`: [`Sent`] in postcard's encoding. `settled`: a length, [`Row`] in the same, then the canonical audit entry.
-//! `event`: the audit sequence and the canonical audit entry.
+//! Each begins with the version of its form, one byte. Then, of `sent`: [`Sent`] in postcard's encoding. Of `settled`: a length,
+//! [`Row`] in the same, then what an `event` has: the audit sequence and the canonical audit entry.
 
 use base::{Money, Timestamp, Usage, UsageSource};
 use serde::{Deserialize, Serialize};
 
 use crate::error::KernelError;
 use crate::quota::{Demand, PartyKind};
+
+/// The form of every payload that this program writes and reads. Postcard's encoding names no fields: a change of [`Sent`], of
+/// [`Row`] or of what stands around them is a new version.
+const VERSION: u8 = 1;
 
 /// An attempt at the moment it is sent: enough to charge it at its hold if nothing more is ever heard of it.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -173,10 +177,12 @@ pub(crate) enum Payload {
 }
 
 pub(crate) fn write_sent(sent: &Sent, out: &mut Vec<u8>) {
+    out.push(VERSION);
     write_fields(sent, out);
 }
 
 pub(crate) fn write_settled(row: Option<&Row>, audit_seq: u64, entry: &str, out: &mut Vec<u8>) {
+    out.push(VERSION);
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     if let Some(row) = row {
@@ -184,10 +190,15 @@ pub(crate) fn write_settled(row: Option<&Row>, audit_seq: u64, entry: &str, out:
     }
     let length = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    write_event(audit_seq, entry, out);
+    write_entry(audit_seq, entry, out);
 }
 
 pub(crate) fn write_event(audit_seq: u64, entry: &str, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    write_entry(audit_seq, entry, out);
+}
+
+fn write_entry(audit_seq: u64, entry: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&audit_seq.to_le_bytes());
     out.extend_from_slice(entry.as_bytes());
 }
@@ -222,9 +233,18 @@ impl postcard::ser_flavors::Flavor for Fields<'_> {
 /// Reads a payload of the given kind.
 ///
 /// # Errors
-/// When the bytes are not such a payload: the record was opened with the right key, so this is damage.
+/// When the bytes are not such a payload, or one of another version: the record was opened with the right key, so this is damage,
+/// or the work of another program.
 pub(crate) fn read(kind: store::RecordKind, bytes: &[u8]) -> Result<Payload, KernelError> {
     let damaged = || KernelError::Quarantined("a journal record does not decode".to_owned());
+    let bytes = match bytes.split_first().ok_or_else(damaged)? {
+        (&VERSION, bytes) => bytes,
+        (other, _) => {
+            return Err(KernelError::Quarantined(format!(
+                "a journal record is of version {other}; this program reads version {VERSION}"
+            )));
+        }
+    };
     let event = |bytes: &[u8]| -> Option<(u64, String)> {
         let (seq, entry) = bytes.split_first_chunk::<8>()?;
         Some((
@@ -311,5 +331,26 @@ mod tests {
         assert!(
             matches!(read(store::RecordKind::Sent, &bytes), Ok(Payload::Sent(back)) if *back == sent)
         );
+    }
+    #[test]
+    fn a_payload_of_another_version_is_called_that() {
+        use store::RecordKind::{Event, Sent, Settled};
+        let mut bytes = Vec::new();
+        write_event(7, "{}", &mut bytes);
+        assert!(matches!(
+            read(Event, &bytes),
+            Ok(Payload::Event { audit_seq: 7, .. })
+        ));
+        bytes[0] += 1;
+        for kind in [Sent, Settled, Event] {
+            let Err(KernelError::Quarantined(why)) = read(kind, &bytes) else {
+                unreachable!("it is of another version")
+            };
+            assert_eq!(
+                why,
+                "a journal record is of version 2; this program reads version 1"
+            );
+        }
+        assert!(read(Event, &[]).is_err());
     }
 }
