@@ -1,12 +1,14 @@
 //! What happens beside requests: overlays re-read, old records folded, counts written down, expired tokens ended.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base::{Timestamp, limits};
 use cap_std::fs::{Dir, MetadataExt};
-use std::io::Read;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::Entry;
 use crate::error::KernelError;
@@ -31,25 +33,17 @@ impl Kernel {
         self.start_ending();
         self.start_alerts();
         self.start_spreading();
-        let kernel = self.clone();
-        let stopping = self.tasks().stopping();
+        let (kernel, mut ticks) = (self.clone(), Ticks::of(self));
         self.tasks().spawn(async move {
             kernel.open_recovered().await;
-            let mut ticks: u64 = 0;
-            let mut interval = tokio::time::interval(TICK);
-            loop {
-                tokio::select! {
-                    _ = interval.tick() => {}
-                    () = stopping.cancelled() => return,
-                }
-                ticks += 1;
-                if ticks.is_multiple_of(TICKS_PER_SECOND) {
+            while let Some(tick) = ticks.next().await {
+                if tick.is_multiple_of(TICKS_PER_SECOND) {
                     kernel.fold_old().await;
                 }
-                if ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
+                if tick.is_multiple_of(TICKS_PER_MEASUREMENT) {
                     kernel.measure_limited();
                 }
-                if ticks.is_multiple_of(TICKS_PER_MINUTE) {
+                if tick.is_multiple_of(TICKS_PER_MINUTE) {
                     kernel.flush_counts().await;
                     kernel.keep_audit_heads().await;
                     kernel.drop_old_entries().await;
@@ -60,14 +54,10 @@ impl Kernel {
 
     /// A task of its own: the end of a credential waits for nothing else.
     fn start_ending(&self) {
-        let (kernel, stopping) = (self.clone(), self.tasks().stopping());
+        let (kernel, mut ticks) = (self.clone(), Ticks::of(self));
         self.tasks().spawn(async move {
-            let mut interval = tokio::time::interval(TICK);
-            loop {
-                tokio::select! {
-                    _ = interval.tick() => kernel.end_expired(),
-                    () = stopping.cancelled() => return,
-                }
+            while ticks.next().await.is_some() {
+                kernel.end_expired();
             }
         });
     }
@@ -85,18 +75,11 @@ impl Kernel {
 
     /// A task of its own: a disk that is slow for alerts delays nothing else.
     fn start_alerts(&self) {
-        let (kernel, stopping) = (self.clone(), self.tasks().stopping());
+        let (kernel, mut ticks) = (self.clone(), Ticks::of(self));
         self.tasks().spawn(async move {
             kernel.open_waiting().await;
-            let mut ticks: u64 = 0;
-            let mut interval = tokio::time::interval(TICK);
-            loop {
-                tokio::select! {
-                    _ = interval.tick() => {}
-                    () = stopping.cancelled() => return,
-                }
-                ticks += 1;
-                if ticks.is_multiple_of(TICKS_PER_SECOND) {
+            while let Some(tick) = ticks.next().await {
+                if tick.is_multiple_of(TICKS_PER_SECOND) {
                     kernel.look_at_budgets().await;
                 }
                 kernel.deliver_alerts();
@@ -366,6 +349,37 @@ impl Kernel {
             .flat_map(|record| record.sent.into_iter().chain([record.seq]))
             .collect();
         self.journal().folded(&seqs);
+    }
+}
+
+/// Four times a second, until the process stops.
+struct Ticks {
+    interval: Interval,
+    stopping: CancellationToken,
+    number: u64,
+}
+
+impl Ticks {
+    /// To be made in the process's runtime.
+    fn of(kernel: &Kernel) -> Self {
+        let mut interval = tokio::time::interval(TICK);
+        // After work that took longer than a tick the next one comes a whole tick later: what was missed is not made up for.
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            interval,
+            stopping: kernel.tasks().stopping(),
+            number: 0,
+        }
+    }
+
+    /// Waits for the next one and returns its number, from 1; `None` when the process stops.
+    async fn next(&mut self) -> Option<u64> {
+        tokio::select! {
+            _ = self.interval.tick() => {}
+            () = self.stopping.cancelled() => return None,
+        }
+        self.number += 1;
+        Some(self.number)
     }
 }
 
