@@ -220,7 +220,7 @@ impl Kernel {
             .await?;
         self.save_account(resident, &before, account).await?;
         self.refresh_settings(resident);
-        self.measure_storage(resident);
+        self.measure_storage(resident).await;
         Ok(())
     }
 

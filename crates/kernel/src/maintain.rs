@@ -41,7 +41,7 @@ impl Kernel {
                     kernel.fold_old().await;
                 }
                 if tick.is_multiple_of(TICKS_PER_MEASUREMENT) {
-                    kernel.measure_limited();
+                    kernel.measure_limited().await;
                 }
                 if tick.is_multiple_of(TICKS_PER_MINUTE) {
                     kernel.flush_counts().await;

@@ -62,7 +62,7 @@ impl Kernel {
         // Only now, when nothing can fail any more: a second try reads these records again.
         self.journal().folded(&recovered);
         self.recovered_is_done(resident);
-        self.measure_storage(resident);
+        self.measure_storage(resident).await;
         self.read_overlay(resident);
         Ok(())
     }

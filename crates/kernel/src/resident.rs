@@ -138,6 +138,14 @@ pub(crate) struct Books {
     pub(crate) fold_asked: bool,
 }
 
+impl Books {
+    /// Calls whose records are not in the database yet: those under way, and those that wait for their fold.
+    pub(crate) fn unwritten(&self) -> i128 {
+        let waiting = i128::try_from(self.pending.len()).unwrap_or(i128::MAX >> 64);
+        self.counters.open_calls() + waiting
+    }
+}
+
 /// A durable record that waits for its fold.
 #[derive(Clone)]
 pub(crate) struct Pending {

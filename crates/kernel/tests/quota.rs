@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::{Money, Role, Timestamp, Usage, UsageSource};
@@ -268,7 +270,7 @@ async fn storage_is_limited_and_its_end_is_told() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, &text(&token)).await;
-    let stored = tenant.stored().unwrap();
+    let stored = tenant.stored().await.unwrap();
     assert!(stored.database > 0 && stored.total() >= stored.database);
     let full = i128::from(stored.total());
     change(
@@ -293,6 +295,29 @@ async fn storage_is_limited_and_its_end_is_told() {
     let personal = [(Quota::StorageBytes, Some(1))];
     let refused = change(&home, &tenant, "each-token", &personal, None).await;
     assert!(matches!(refused, Err(KernelError::Refused(_))));
+}
+
+#[tokio::test]
+async fn a_call_that_settles_while_storage_is_measured_is_counted() {
+    let home = TempKernel::open().await.unwrap();
+    let (tenant, token) = home.tenant("acme").await.unwrap();
+    let admission = admit(&home, &text(&token)).await;
+    let (slot, attempt) = call(&home, &admission, 1).await.unwrap();
+    // Under way when the reading of the directory begins, in the database when it ends.
+    let mut measures = Box::pin(tenant.stored());
+    let begins = |cx: &mut Context<'_>| Poll::Ready(measures.as_mut().poll(cx).is_pending());
+    assert!(poll_fn(begins).await);
+    attempt
+        .settle(&used_up(1))
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
+    drop(slot);
+    tenant.audit_length().await.unwrap();
+    let stored = measures.await;
+    let used = gauge(&tenant, Quota::StorageBytes).used;
+    assert!(used > i128::from(stored.unwrap().total()));
 }
 
 #[tokio::test]

@@ -472,10 +472,13 @@ impl Meters {
         lines
     }
 
-    /// Takes a measurement of the tenant's storage. Calls that are open or wait for their fold keep their bound on top of it.
-    pub(crate) fn measured(&mut self, bytes: u64, waiting: usize) {
-        let open = self.tenant.sum(Quota::ConcurrentRequests).total;
-        let records = open + i128::try_from(waiting).unwrap_or(i128::MAX >> 64);
+    /// Calls under way.
+    pub(crate) fn open_calls(&self) -> i128 {
+        self.tenant.sum(Quota::ConcurrentRequests).total
+    }
+
+    /// Takes a measurement of the tenant's storage. What is still to be written, `records` of calls, keeps its bound on top of it.
+    pub(crate) fn measured(&mut self, bytes: u64, records: i128) {
         let level = i128::from(bytes) + records * super::RECORD_BYTES;
         self.tenant.0[Quota::StorageBytes as usize].set_level(level);
         self.touched = true;

@@ -80,22 +80,26 @@ fn weight(entry: &DirEntry, budget: &mut usize, depth: usize) -> io::Result<u64>
 
 impl Kernel {
     /// Measures one tenant. What cannot be measured leaves the last measurement in force.
-    pub(crate) fn measure_storage(&self, resident: &Resident) -> Option<Stored> {
-        // Records that are folded while the directory is read count twice for a moment, never not at all.
-        let waiting = resident.books().pending.len();
+    pub(crate) async fn measure_storage(&self, resident: &Resident) -> Option<Stored> {
         let dir = self.root().tenant_dir(&resident.id).ok()?;
-        let stored = measure(&dir).ok()?;
-        resident.books().counters.measured(stored.total(), waiting);
+        let before = resident.books().unwritten();
+        // A directory may be large: those that serve do not wait for it.
+        let read = tokio::task::spawn_blocking(move || measure(&dir)).await;
+        let stored = read.ok()?.ok()?;
+        let mut books = resident.books();
+        // Records that are folded while the directory is read count twice until the next measurement, never not at all.
+        let records = before.max(books.unwritten());
+        books.counters.measured(stored.total(), records);
         Some(stored)
     }
 
     /// Measures the tenants that are open and whose storage is limited.
-    pub(crate) fn measure_limited(&self) {
+    pub(crate) async fn measure_limited(&self) {
         for resident in self.directory().all() {
-            let limits = resident.limits.load();
-            let limited = limits.for_all.tenant.limit(Quota::StorageBytes).is_some();
+            let limit = resident.limits.load().for_all.tenant;
+            let limited = limit.limit(Quota::StorageBytes).is_some();
             if limited && resident.loaded.get().is_some() {
-                self.measure_storage(&resident);
+                self.measure_storage(&resident).await;
             }
         }
     }
@@ -103,8 +107,7 @@ impl Kernel {
 
 impl Tenant {
     /// What the tenant's directory takes now; `None` when it cannot be read.
-    #[must_use]
-    pub fn stored(&self) -> Option<Stored> {
-        self.kernel().measure_storage(self.resident())
+    pub async fn stored(&self) -> Option<Stored> {
+        self.kernel().measure_storage(self.resident()).await
     }
 }

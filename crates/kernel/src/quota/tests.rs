@@ -396,7 +396,8 @@ fn storage_is_measured_and_open_calls_keep_their_bound_on_top() {
     // A call that ended has written its record; the next measurement finds how large it was.
     meters.settle(one, call(1, "0"));
     assert!(meters.reserve(&limits, ANY, call(1, "0"), now).is_err());
-    meters.measured(u64::try_from(7 * RECORD_BYTES).unwrap() + 100, 0);
+    let open = meters.open_calls();
+    meters.measured(u64::try_from(7 * RECORD_BYTES).unwrap() + 100, open);
     assert!(meters.reserve(&limits, ANY, call(1, "0"), now).is_ok());
 }
 

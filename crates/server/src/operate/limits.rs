@@ -94,7 +94,7 @@ impl Office {
 pub(crate) async fn quota_view(tenant: &Tenant) -> Result<QuotaView, Fault> {
     // Reading brings the books of a tenant that was not used yet up to date.
     tenant.audit_length().await.map_err(fault)?;
-    let stored = tenant.stored();
+    let stored = tenant.stored().await;
     let account = tenant.account();
     let now = tenant.now();
     let Quotas {
