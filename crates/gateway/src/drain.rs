@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::Response;
 use kernel::share::Share;
-use kernel::{Outcome, Settlement};
+use kernel::{Outcome, Settlement, Settling};
 use tokio::sync::oneshot;
 
 use crate::Gateway;
@@ -121,6 +121,8 @@ fn settle(open: Open, by: By) {
         answer_received: Some(received.finish()),
         ..settlement
     };
-    // Nobody waits for it: it becomes durable with its group, and a journal that is down keeps the `sent` record.
-    let _durable_with_its_group = attempt.settle(&settlement);
+    let settling = attempt.settle(&settlement);
+    // Nobody waits for it: it survives a kill from here on and becomes durable with its group. A journal that is down keeps the
+    // `sent` record.
+    let _lost_only_with_the_journal = settling.and_then(Settling::written);
 }

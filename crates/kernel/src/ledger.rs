@@ -204,6 +204,18 @@ impl Settling {
     pub async fn durable(self) -> Result<(), KernelError> {
         self.kernel.durable(self.seq).await
     }
+
+    /// Gives the settlement to the operating system, where nobody waits until it is durable: it survives a kill of the process, and
+    /// a power cut from the next group on.
+    ///
+    /// # Errors
+    /// [`KernelError::JournalDown`]: the next start records `unknown`.
+    pub fn written(self) -> Result<(), KernelError> {
+        self.kernel
+            .journal()
+            .write_out(self.seq)
+            .map_err(|_| KernelError::JournalDown)
+    }
 }
 
 /// A call's place among the tenant's requests. Dropping it ends the call for the limit of concurrent requests; the request stays

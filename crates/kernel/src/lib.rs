@@ -45,7 +45,7 @@ pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
 pub use error::KernelError;
 pub use ledger::{
-    AttemptFacts, CallSlot, Charge, OpenAttempt, Outcome, Settlement, UnwrittenAttempt,
+    AttemptFacts, CallSlot, Charge, OpenAttempt, Outcome, Settlement, Settling, UnwrittenAttempt,
 };
 pub use open::{Kernel, KernelOptions};
 pub use pair::pair;

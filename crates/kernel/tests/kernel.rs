@@ -310,6 +310,28 @@ async fn a_crash_leaves_exactly_one_unknown_row_charged_at_its_hold() {
 }
 
 #[tokio::test]
+async fn a_settlement_that_nobody_waits_for_survives_a_kill() {
+    let home = TempKernel::open().await.unwrap();
+    let (_, token) = home.tenant("acme").await.unwrap();
+    let admission = admit(&home, text(&token)).await.unwrap();
+    let abandoned = Settlement {
+        outcome: Outcome::Abandoned,
+        ..finished("0.25")
+    };
+    let settling = attempt(&home, &admission, "0.75").await.settle(&abandoned);
+    settling.unwrap().written().unwrap();
+    let home = home.killed().await.unwrap();
+    let id = "acme".parse().unwrap();
+    let tenant = home.kernel.tenant(&home.operator, &id).unwrap();
+    let rows = rows(&tenant).await;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        (rows[0].outcome.as_str(), rows[0].charged.to_string()),
+        ("abandoned", "0.25".to_owned())
+    );
+}
+
+#[tokio::test]
 async fn limits_hold_over_a_restart() {
     let mut home = TempKernel::open().await.unwrap();
     let mut limits = Limits::default();
