@@ -384,8 +384,8 @@ impl Kernel {
             .read(&place, move |tx| history(tx, now, seed))
             .await;
         let (dearest, minutes) = self.checked(resident, read)?;
-        let created = resident.account.load().created.day();
-        let dearest = (created < today).then_some(dearest);
+        let first_whole = resident.account.load().created.day().next();
+        let dearest = (first_whole < today).then_some(dearest);
         let mut state = resident.alerts.state();
         state.pace.seed(&minutes);
         state.pace.set_dearest(today, dearest);

@@ -440,6 +440,10 @@ async fn a_runaway_is_told_against_the_tenants_own_history() {
     home.kernel.look_at_budgets().await;
     assert!(spend(&home, &young, "500").await);
     assert!(told(&home, &receiver).await.is_empty());
+    // The rest of the day on which it was made is no history either.
+    home.clock.advance(DAY);
+    assert!(spend(&home, &young, "2000").await);
+    assert!(told(&home, &receiver).await.is_empty());
     // Seven days of four dollars.
     for _ in 0..7 {
         assert!(spend(&home, &token, "4").await);
