@@ -387,7 +387,9 @@ impl Kernel {
         let first_whole = resident.account.load().created.day().next();
         let dearest = (first_whole < today).then_some(dearest);
         let mut state = resident.alerts.state();
-        state.pace.seed(&minutes);
+        if seed {
+            state.pace.seed(&minutes);
+        }
         state.pace.set_dearest(today, dearest);
         Ok(dearest)
     }
@@ -493,7 +495,8 @@ fn push(unsaid: &mut VecDeque<Message>, message: Message) -> bool {
     room
 }
 
-/// What the dearest of the last seven whole days cost, and, if asked, what each minute of the last hour did.
+/// What the dearest of the last seven whole days cost, and, if asked, what each minute of the last hour did. Sums of absurd amounts
+/// saturate; those up to nine thousand dollars are exact, and none is off by more than a part in 10^15.
 fn history(
     tx: &ReadTx<'_>,
     now: Timestamp,
@@ -502,8 +505,8 @@ fn history(
     let today = now.day().number();
     let dearest: i64 = tx
         .query_one(
-            "SELECT COALESCE(MAX(cost), 0) FROM
-                (SELECT SUM(charged_pico) AS cost FROM rollup WHERE day >= ?1 AND day < ?2 GROUP BY day)",
+            "SELECT CAST(MIN(COALESCE(MAX(cost), 0), 9.2e18) AS INTEGER) FROM
+                (SELECT TOTAL(charged_pico) AS cost FROM rollup WHERE day >= ?1 AND day < ?2 GROUP BY day)",
             params![today - pace::DAYS, today],
             |row| Ok(row.get(0)?),
         )?
@@ -512,7 +515,7 @@ fn history(
         false => Vec::new(),
         // The newest rows of a busy hour: a lower bound, which later minutes make up for.
         true => tx.query(
-            "SELECT finished_ms / 60000, SUM(charged_pico) FROM
+            "SELECT finished_ms / 60000, CAST(MIN(TOTAL(charged_pico), 9.2e18) AS INTEGER) FROM
                 (SELECT finished_ms, charged_pico FROM ledger WHERE finished_ms > ?1 AND finished_ms <= ?2 ORDER BY finished_ms DESC LIMIT 50000)
              GROUP BY 1",
             params![now.unix_ms() - 3_600_000, now.unix_ms()],

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base::TenantId;
 
+use crate::journal_record::Sent;
 use crate::lifecycle::NewTenant;
 use crate::{DataRoot, Kernel, KernelOptions, Limits, Operator, SystemClock, Tier, Tiers};
 
@@ -48,4 +49,27 @@ pub(crate) async fn open(path: &Path) -> (Kernel, Operator) {
         open_databases: 8,
     };
     Kernel::open(options).await.unwrap()
+}
+
+/// An attempt of the first token, with this hold.
+pub(crate) fn sent(hold_pico: i64) -> Sent {
+    Sent {
+        request_id: format!("req_{hold_pico}"),
+        attempt: 1,
+        person: None,
+        token: "default".into(),
+        role: "app".into(),
+        model: "m".into(),
+        provider: "p".into(),
+        provider_model: "pm".into(),
+        hold_pico,
+        hold_tokens: 1,
+        requests: 1,
+        ratecard_version: "v".into(),
+        started_ms: 0,
+        request_received: String::new(),
+        request_sent: String::new(),
+        config: String::new(),
+        policy_version: String::new(),
+    }
 }

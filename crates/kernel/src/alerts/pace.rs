@@ -15,6 +15,8 @@ pub(crate) struct Pace {
     /// pico-USD of each minute, at its number modulo sixty.
     minutes: [i128; 60],
     newest: i64,
+    /// Whether what the minutes before the first look cost is known.
+    seeded: bool,
     /// The month's sum when it was last looked at.
     last: Option<(UtcMonth, i128)>,
     /// The dearest day of the history, looked up once per day.
@@ -26,6 +28,7 @@ impl Default for Pace {
         Self {
             minutes: [0; 60],
             newest: 0,
+            seeded: false,
             last: None,
             dearest: None,
         }
@@ -33,9 +36,9 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether nothing was seen yet: what was spent before the process began is to be told by [`Pace::seed`].
+    /// Whether what was spent before the process began is still to be told by [`Pace::seed`].
     pub(crate) fn is_new(&self) -> bool {
-        self.last.is_none()
+        !self.seeded
     }
 
     /// Takes in the month's sum as it stands.
@@ -50,8 +53,10 @@ impl Pace {
         self.minutes[index(self.newest)] += more;
     }
 
-    /// Adds what earlier minutes cost: `(minute since the epoch, pico-USD)`.
+    /// Takes in what all minutes up to now cost, in place of what was seen of them: `(minute since the epoch, pico-USD)`.
     pub(crate) fn seed(&mut self, spent: &[(i64, i128)]) {
+        self.seeded = true;
+        self.minutes = [0; 60];
         for (minute, amount) in spent {
             if *minute > self.newest - MINUTES && *minute <= self.newest {
                 self.minutes[index(*minute)] += amount;
@@ -144,6 +149,23 @@ mod tests {
             (minute + 1, 50 * USD),
         ]);
         assert_eq!(pace.last_hour(), Money::from_pico(2 * USD));
+    }
+
+    #[test]
+    fn earlier_minutes_can_be_told_late() {
+        let mut pace = Pace::default();
+        let now = at("2026-11-22T12:00:00Z");
+        let month = now.day().month();
+        pace.observe(now, month, 9 * USD);
+        pace.observe(now, month, 10 * USD);
+        // They could not be read at the first look.
+        assert!(pace.is_new());
+        let minute = now.unix_ms() / 60_000;
+        pace.seed(&[(minute, 4 * USD), (minute - 1, USD)]);
+        assert!(!pace.is_new());
+        assert_eq!(pace.last_hour(), Money::from_pico(5 * USD));
+        pace.observe(now, month, 11 * USD);
+        assert_eq!(pace.last_hour(), Money::from_pico(6 * USD));
     }
 
     #[test]

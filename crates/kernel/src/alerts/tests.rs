@@ -1,7 +1,11 @@
 //! What is looked at and what is said, below the kernel's public face.
 
+use store::Seq;
+
 use super::*;
-use crate::fixture::{acme, begun};
+use crate::fixture::{acme, begun, sent};
+use crate::journal_record::Row;
+use crate::resident::Pending;
 
 fn message(mark: &str) -> Message {
     Message {
@@ -81,4 +85,37 @@ async fn the_next_free_place_is_for_the_one_that_found_none() {
         }
     }
     assert_eq!(served, ["acme", "globex", "initech", "acme"]);
+}
+
+#[tokio::test]
+async fn absurd_amounts_do_not_hide_the_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kernel, _operator) = begun(&dir.path().join("data")).await;
+    let resident = kernel.directory().tenant(&acme()).unwrap();
+    let now = kernel.now();
+    let yesterday = now.unix_ms() - 86_400_000;
+    let row = |number, model: &str| Pending {
+        seq: Seq::from_number(number),
+        sent: None,
+        row: Some(Row {
+            model: model.to_owned(),
+            started_ms: yesterday,
+            ..Row::unknown(number, &sent(i64::MAX), now)
+        }),
+        audit_seq: number,
+        entry: "{}".to_owned(),
+    };
+    let batch = [row(1 << 40, "a"), row((1 << 40) + 1, "b")];
+    let place = kernel.place(&resident).unwrap();
+    let written = kernel
+        .engine()
+        .write(&place, move |tx| crate::fold::insert(tx, &batch));
+    written.await.unwrap();
+    let read = kernel
+        .engine()
+        .read(&place, move |tx| history(tx, now, true));
+    let (dearest, minutes) = read.await.unwrap();
+    let most = Money::from_pico(9_200_000_000_000_000_000);
+    assert_eq!(dearest, most);
+    assert_eq!(minutes, [(now.unix_ms() / 60_000, most.pico())]);
 }

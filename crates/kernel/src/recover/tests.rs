@@ -6,29 +6,14 @@ use std::time::Duration;
 use store::RecordHead;
 
 use super::*;
-use crate::fixture::{acme, begun, open};
+use crate::fixture::{acme, begun, open, sent};
 use crate::journal_record::Sent;
 
 /// Records an attempt as sent, as a process does that is killed before it ends.
 fn left_open(kernel: &Kernel, resident: &Resident, hold_pico: i64) {
     let sent = Sent {
-        request_id: format!("req_{hold_pico}"),
-        attempt: 1,
-        person: None,
-        token: "default".into(),
-        role: "app".into(),
-        model: "m".into(),
-        provider: "p".into(),
-        provider_model: "pm".into(),
-        hold_pico,
-        hold_tokens: 1,
-        requests: 1,
-        ratecard_version: "v".into(),
         started_ms: kernel.now().unix_ms(),
-        request_received: String::new(),
-        request_sent: String::new(),
-        config: String::new(),
-        policy_version: String::new(),
+        ..sent(hold_pico)
     };
     let head = RecordHead {
         kind: RecordKind::Sent,
