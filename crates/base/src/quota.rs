@@ -180,8 +180,12 @@ impl Quota {
     pub fn read(self, text: &str) -> Result<i128, &'static str> {
         if self.unit() == Unit::Cost {
             return match Money::parse_usd(text) {
-                Ok(amount) if amount >= Money::ZERO => Ok(amount.pico()),
-                Ok(_) => Err("an amount below zero"),
+                Ok(amount) if amount < Money::ZERO => Err("an amount below zero"),
+                // What a row of the ledger holds, so that percents and sums of limits stay in range.
+                Ok(amount) if amount.pico() > i128::from(i64::MAX) => {
+                    Err("an amount above 9 million USD, which is no limit")
+                }
+                Ok(amount) => Ok(amount.pico()),
                 Err(_) => Err("not an amount in USD, as 20 or 0.5"),
             };
         }
@@ -348,6 +352,11 @@ mod tests {
         }
         assert_eq!(Quota::CostPerDay.read("0.5"), Ok(500_000_000_000));
         assert!(Quota::TokensPerDay.read("0.5").is_err());
+        assert_eq!(
+            Quota::CostPerMonth.read("9223372.036854775807"),
+            Ok(i128::from(i64::MAX))
+        );
+        assert!(Quota::CostPerMonth.read("9223372.036854775808").is_err());
     }
 
     #[test]
