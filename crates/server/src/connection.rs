@@ -4,7 +4,6 @@
 //! comes by ALPN.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::limits::{HEADER_BYTES_MAX, HEADER_TIME_MAX, HEADERS_MAX};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kernel::Authority;
-use kernel::tasks::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -28,15 +26,12 @@ use crate::dispatch::{self, App};
 use crate::listen::Slots;
 use crate::routes::Listener;
 
+mod http2;
+
 /// A client that takes no byte for so long is gone.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 /// The same for a client whose credential has ended: long enough for the error event, where it is taken.
 const CUT_AFTER: Duration = Duration::from_millis(600);
-/// Streams at the same time on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
-/// Between two looks whether an HTTP/2 client is still there, and how long its answer may take.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_WAIT: Duration = Duration::from_secs(20);
 
 /// What all connections of one listener share.
 pub(crate) struct Setting {
@@ -66,7 +61,7 @@ pub(crate) async fn serve(setting: &Arc<Setting>, stream: TcpStream) {
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     if is_http2 {
-        Box::pin(http2(setting, Patient::new(stream))).await
+        Box::pin(http2::serve(setting, Patient::new(stream))).await
     } else {
         Box::pin(http1(setting, Patient::new(stream))).await
     }
@@ -114,57 +109,6 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         biased;
         _over = connection => {}
         () = cutting.cancelled() => {}
-    }
-}
-
-async fn http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    setting: &Arc<Setting>,
-    io: Patient<T>,
-) {
-    let service = service_fn(|request| {
-        let setting = Arc::clone(setting);
-        async move {
-            Ok::<_, Infallible>(dispatch::answer(&setting.app, setting.listener, request).await)
-        }
-    });
-    let tasks = TaskExecutor(setting.app.gateway.kernel().tasks().clone());
-    let connection = http2::Builder::new(tasks)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_WAIT)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    let (draining, cutting) = (
-        setting.ending.draining.child_token(),
-        setting.ending.cutting.child_token(),
-    );
-    tokio::select! {
-        biased;
-        _over = connection.as_mut() => return,
-        () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        biased;
-        _over = connection => {}
-        () = cutting.cancelled() => {}
-    }
-}
-
-/// Streams of HTTP/2 run as tasks that shutdown waits for.
-#[derive(Clone)]
-struct TaskExecutor(Tasks);
-
-impl<F> hyper::rt::Executor<F> for TaskExecutor
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, work: F) {
-        self.0.spawn(async move {
-            work.await;
-        });
     }
 }
 

@@ -63,6 +63,14 @@ impl Authority {
     pub fn is_over(&self) -> bool {
         self.token.is_cancelled() || self.tenant.is_cancelled()
     }
+
+    /// Resolves when it has ended.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.token.cancelled() => {}
+            () = self.tenant.cancelled() => {}
+        }
+    }
 }
 
 /// A tenant, and who acts in it. Made by [`Kernel::admit`] only; tenant and caller cannot be paired anew.
@@ -179,14 +187,8 @@ impl Admission {
     /// Resolves when the authority ends: suspension, deletion, rotation, revocation, expiry, and a freeze where it is to do more
     /// than read. Open streams watch it.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
-        let token = self.token.ended.clone();
-        let tenant = self.tenant_ended.as_ref().clone();
-        async move {
-            tokio::select! {
-                () = token.cancelled() => {}
-                () = tenant.cancelled() => {}
-            }
-        }
+        let authority = self.authority();
+        async move { authority.ended().await }
     }
 
     /// Whether the authority still stands, for whoever cannot wait for its end.
