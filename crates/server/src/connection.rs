@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -151,6 +151,8 @@ struct Patient<T> {
     io: T,
     patience: Duration,
     streaming: Arc<Streaming>,
+    /// Bytes that the socket took.
+    sent: Arc<AtomicU64>,
     /// When the authority was found ended while a write waited, and what is left of the patience then.
     cut_at: Option<Instant>,
     /// Runs while a write waits.
@@ -163,8 +165,16 @@ impl<T> Patient<T> {
             io,
             patience: WRITE_STALL_MAX,
             streaming: Arc::default(),
+            sent: Arc::default(),
             cut_at: None,
             stall: None,
+        }
+    }
+
+    fn count(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            let bytes = u64::try_from(*bytes).unwrap_or(u64::MAX);
+            self.sent.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
@@ -218,6 +228,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.count(&written);
         this.watch(cx, written)
     }
 
@@ -228,6 +239,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.count(&written);
         this.watch(cx, written)
     }
 

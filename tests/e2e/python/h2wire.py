@@ -28,7 +28,8 @@ def _text(value: str) -> bytes:
 
 
 class H2Client:
-    """One connection. It answers pings as long as it lives; `window` is what each stream may send without being asked for more."""
+    """One connection. It answers pings as long as it lives; `window` is what each stream may send without being asked for more.
+    Without a greeting it says nothing at all."""
 
     def __init__(self, gateway, window: int = 65_535, greet: bool = True):
         context = gateway.authority.trusting()
@@ -42,7 +43,7 @@ class H2Client:
         self.goaway_at: float | None = None
         self.closed_at: float | None = None
         self.opened_at = time.monotonic()
-        self._next = 1
+        self._next, self._silent = 1, not greet
         self._left = False
         # Reading and writing take turns: a TLS connection does not bear both at once.
         self._turn = threading.Lock()
@@ -115,7 +116,7 @@ class H2Client:
             self.resets[stream] = time.monotonic()
         elif kind == GOAWAY:
             self.goaway_at = self.goaway_at or time.monotonic()
-        elif kind in (SETTINGS, PING) and not flags & ACK:
+        elif kind in (SETTINGS, PING) and not flags & ACK and not self._silent:
             self._send(frame(kind, ACK, 0, payload if kind == PING else b""))
 
     def close(self) -> None:

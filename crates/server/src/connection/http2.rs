@@ -8,12 +8,12 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base::limits::HEADER_BYTES_MAX;
+use base::limits::{HEADER_BYTES_MAX, HEADER_TIME_MAX};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;
@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use kernel::Authority;
 use kernel::tasks::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::{CUT_AFTER, Patient, Setting, WRITE_STALL_MAX};
@@ -34,6 +35,10 @@ const CALLS_MAX: u32 = 128;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WAIT: Duration = Duration::from_secs(20);
 
+/// A client without a call may still get what was written for it, and is told that the connection ends.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Bytes that an idle connection may be sent between two looks: pings and their like.
+const IDLE_BYTES: u64 = 256;
 /// A reset overtakes what stands in line before it: so long an answer that breaks waits for its last words to leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -42,10 +47,13 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     setting: &Arc<Setting>,
     io: Patient<T>,
 ) {
-    let fresh = Fresh::default();
+    let calls = Arc::new(Calls {
+        sent: Arc::clone(&io.sent),
+        ..Calls::default()
+    });
     let service = service_fn(|request| {
         let setting = Arc::clone(setting);
-        let call = fresh.begin();
+        let call = calls.begin();
         async move {
             let answer = dispatch::answer(&setting.app, setting.listener, request).await;
             Ok::<_, Infallible>(answer.map(|body| Watched::new(body, call)))
@@ -53,7 +61,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     });
     let executor = Executor {
         tasks: setting.app.gateway.kernel().tasks().clone(),
-        fresh: fresh.clone(),
+        calls: Arc::clone(&calls),
     };
     let connection = http2::Builder::new(executor)
         .timer(TokioTimer::new())
@@ -67,33 +75,78 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         setting.ending.draining.child_token(),
         setting.ending.cutting.child_token(),
     );
-    tokio::select! {
+    let patience = tokio::select! {
         biased;
         _over = connection.as_mut() => return,
-        () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
+        () = draining.cancelled() => HEADER_TIME_MAX,
+        () = calls.idle(HEADER_TIME_MAX) => GOODBYE,
+    };
+    connection.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         _over = connection => {}
         () = cutting.cancelled() => {}
+        // Who does not answer the farewell is not waited for.
+        () = calls.idle(patience) => {}
     }
 }
 
-/// The call that was begun last, on its way from the service to the executor: hyper hands over the task of a call right after
-/// it asked the service for it, on the connection's own task.
-#[derive(Clone, Default)]
-struct Fresh(Arc<Mutex<Option<Arc<Call>>>>);
+/// The calls of one connection.
+#[derive(Default)]
+struct Calls {
+    /// The call that was begun last, on its way from the service to the executor: hyper hands over the task of a call right
+    /// after it asked the service for it, on the connection's own task.
+    fresh: Mutex<Option<Arc<Call>>>,
+    open: AtomicUsize,
+    /// One was begun or has ended.
+    changed: Notify,
+    /// Bytes that the socket took.
+    sent: Arc<AtomicU64>,
+}
 
-impl Fresh {
+impl Calls {
     fn begin(&self) -> Arc<Call> {
         let call = Arc::<Call>::default();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&call));
+        *self.fresh() = Some(Arc::clone(&call));
         call
     }
 
-    fn take(&self) -> Arc<Call> {
-        let begun = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        begun.unwrap_or_default()
+    fn begun(self: &Arc<Self>) -> (Arc<Call>, Open) {
+        let call = self.fresh().take().unwrap_or_default();
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+        (call, Open(Arc::clone(self)))
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, Option<Arc<Call>>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when for so long no call was open and nothing of an answer left.
+    async fn idle(&self, time: Duration) {
+        loop {
+            if self.open.load(Ordering::Relaxed) > 0 {
+                self.changed.notified().await;
+                continue;
+            }
+            let sent = self.sent.load(Ordering::Relaxed);
+            let changed = tokio::time::timeout(time, self.changed.notified()).await;
+            // A call is over when hyper has its answer, which may be long before the client has it.
+            let since = self.sent.load(Ordering::Relaxed).wrapping_sub(sent);
+            if changed.is_err() && since <= IDLE_BYTES {
+                return;
+            }
+        }
+    }
+}
+
+/// One open call, until it is dropped.
+struct Open(Arc<Calls>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
     }
 }
 
@@ -101,7 +154,7 @@ impl Fresh {
 #[derive(Clone)]
 struct Executor {
     tasks: Tasks,
-    fresh: Fresh,
+    calls: Arc<Calls>,
 }
 
 impl<F> hyper::rt::Executor<F> for Executor
@@ -110,8 +163,11 @@ where
     F::Output: Send,
 {
     fn execute(&self, work: F) {
-        let call = self.fresh.take();
-        self.tasks.spawn(async move { call.run(work).await });
+        let (call, open) = self.calls.begun();
+        self.tasks.spawn(async move {
+            call.run(work).await;
+            drop(open);
+        });
     }
 }
 
