@@ -211,13 +211,13 @@ impl Office {
         if let Some(id) = only {
             let tenant = self.tenant(operator, &id)?;
             self.look(operator, &tenant, detail).await?;
-            usage::feed(&tenant, period, detail, to).await?;
+            usage::feed(&tenant, period, detail, None, to).await?;
             return Ok(Answer::End { rows: to.pushed() });
         }
         let mut missing = Vec::new();
         for tenant in self.kernel.tenants(operator) {
             let fed = match self.look(operator, &tenant, detail).await {
-                Ok(()) => usage::feed(&tenant, period, detail, to).await,
+                Ok(()) => usage::feed(&tenant, period, detail, None, to).await,
                 Err(fault) => Err(fault),
             };
             match fed {

@@ -20,7 +20,7 @@ use crate::dispatch::{Answer, App, PathParams, bad_request, finished, shared_dia
 use crate::query::{Query, QueryError};
 use crate::report_body;
 use crate::routes::TenantView;
-use crate::usage::{self, Period};
+use crate::usage::{self, Own, Period};
 use crate::{operate, settings_view};
 
 /// Entries of one page of the audit log, and how many without a wish.
@@ -247,13 +247,17 @@ async fn read_usage(app: &App, visit: &Visit, uri: &Uri) -> Result<Answer, Refus
         Query::parse(uri.query(), &["from", "to", "format", "detail"]).map_err(bad_request)?;
     let (period, format, detail) = report_wish(&query).map_err(bad_request)?;
     let tenant = visit.admission.tenant().clone();
+    let own = (!reads_all_usage(visit)).then(|| Own {
+        person: visit.admission.person().map(str::to_owned),
+        token: visit.admission.token_name().clone(),
+    });
     // A store that cannot be read is said now; once the first bytes are out, it can only break the body.
     tenant.audit_length().await.map_err(Refusal::from)?;
     let body = report_body::body(
         app.gateway.kernel().tasks(),
         format,
         detail,
-        |feed| async move { usage::feed(&tenant, period, detail, &feed).await },
+        |feed| async move { usage::feed(&tenant, period, detail, own.as_ref(), &feed).await },
     );
     Ok(finished(
         visit.trail.request_id(),
@@ -261,6 +265,14 @@ async fn read_usage(app: &App, visit: &Visit, uri: &Uri) -> Result<Answer, Refus
         report_body::media_type(format),
         body,
     ))
+}
+
+/// Whether the caller may see what others of its tenant have used.
+fn reads_all_usage(visit: &Visit) -> bool {
+    matches!(
+        visit.admission.role(),
+        Role::Admin | Role::Readonly | Role::Auditor
+    )
 }
 
 /// The tenant's quotas for everybody; those of its persons and tokens for whoever may read all usage, and one's own otherwise.
@@ -274,10 +286,7 @@ async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
             FaultCode::Busy => Refusal::Overloaded { retry_after_s: 1 },
             _ => Refusal::Internal,
         })?;
-    if !matches!(
-        admission.role(),
-        Role::Admin | Role::Readonly | Role::Auditor
-    ) {
+    if !reads_all_usage(visit) {
         let (person, token) = (admission.person(), admission.token_name());
         view.persons
             .retain(|party| Some(party.name.as_str()) == person);

@@ -1,10 +1,10 @@
 //! Usage and ledger rows of one tenant, in the form of the protocol: for the operator's reports and for the tenant's own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use base::{TokenName, UsageSource, UtcDay};
+use base::{Money, TokenName, UsageSource, UtcDay};
 use kernel::Tenant;
-use kernel::report::{DailyRow, PAGE_MAX};
+use kernel::report::{self, DailyRow, PAGE_MAX};
 use rpc::{Fault, FaultCode, LedgerRow, Row, UsageRow};
 
 use crate::fault::fault;
@@ -17,21 +17,41 @@ pub(crate) struct Period {
     pub(crate) to: Option<UtcDay>,
 }
 
-/// Feeds a row per day and model, or with `detail` a row per attempt.
+/// Who may see no more than what it has used itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    pub(crate) person: Option<String>,
+    pub(crate) token: TokenName,
+}
+
+impl Own {
+    fn has(&self, row: &report::LedgerRow) -> bool {
+        let is_person = self.person.is_some() && self.person == row.person;
+        is_person || row.token == self.token.as_str()
+    }
+}
+
+/// Feeds a row per day and model, or with `detail` a row per attempt; with `own`, of what is its own only.
 pub(crate) async fn feed(
     tenant: &Tenant,
     period: Period,
     detail: bool,
+    own: Option<&Own>,
     to: &Feed,
 ) -> Result<(), Fault> {
-    if detail {
-        attempts(tenant, period, to).await
-    } else {
-        days(tenant, period, to).await
+    match own {
+        _ if detail => attempts(tenant, period, own, to).await,
+        None => days(tenant, period, to).await,
+        Some(own) => own_days(tenant, period, own, to).await,
     }
 }
 
-async fn attempts(tenant: &Tenant, period: Period, to: &Feed) -> Result<(), Fault> {
+async fn attempts(
+    tenant: &Tenant,
+    period: Period,
+    own: Option<&Own>,
+    to: &Feed,
+) -> Result<(), Fault> {
     let mut after = None;
     loop {
         let page = tenant
@@ -40,7 +60,10 @@ async fn attempts(tenant: &Tenant, period: Period, to: &Feed) -> Result<(), Faul
             .map_err(fault)?;
         let last = page.len() < PAGE_MAX;
         after = page.last().map(|row| row.place);
-        for row in page {
+        for row in page
+            .into_iter()
+            .filter(|row| own.is_none_or(|own| own.has(row)))
+        {
             to.push(Row::Ledger(Box::new(ledger_row(tenant, row)?)))
                 .await?;
         }
@@ -78,6 +101,51 @@ async fn days(tenant: &Tenant, period: Period, to: &Feed) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The daily sums of what is somebody's own. No rollup is kept for them: they are made of the ledger.
+async fn own_days(tenant: &Tenant, period: Period, own: &Own, to: &Feed) -> Result<(), Fault> {
+    let mut days: BTreeMap<(UtcDay, String), UsageRow> = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = tenant
+            .ledger_page(period.from, period.to, after)
+            .await
+            .map_err(fault)?;
+        let last = page.len() < PAGE_MAX;
+        after = page.last().map(|row| row.place);
+        for row in page.into_iter().filter(|row| own.has(row)) {
+            let date = row.started.day();
+            let sum = days
+                .entry((date, row.model))
+                .or_insert_with_key(|(_, model)| UsageRow {
+                    date,
+                    tenant: tenant.id().clone(),
+                    model: model.clone(),
+                    tokens_in: 0,
+                    tokens_out: 0,
+                    cost_usd: None,
+                    attempts: 0,
+                    unknown_attempts: 0,
+                });
+            sum.attempts = sum.attempts.saturating_add(1);
+            if let Some(usage) = row.usage {
+                sum.tokens_in = sum.tokens_in.saturating_add(usage.tokens_in());
+                sum.tokens_out = sum.tokens_out.saturating_add(usage.tokens_out());
+            }
+            match row.cost {
+                Some(cost) => sum.cost_usd = Some(sum.cost_usd.unwrap_or(Money::ZERO) + cost),
+                None => sum.unknown_attempts = sum.unknown_attempts.saturating_add(1),
+            }
+        }
+        if last {
+            break;
+        }
+    }
+    for row in days.into_values() {
+        to.push(Row::Usage(row)).await?;
+    }
+    Ok(())
+}
+
 /// Attempts without a cost, by day and model. Charges above costs say on which days there are any, so that the ledger is read
 /// for those days only.
 async fn unknown_attempts(
@@ -110,7 +178,7 @@ async fn unknown_attempts(
     Ok(unknown)
 }
 
-fn ledger_row(tenant: &Tenant, row: kernel::report::LedgerRow) -> Result<LedgerRow, Fault> {
+fn ledger_row(tenant: &Tenant, row: report::LedgerRow) -> Result<LedgerRow, Fault> {
     let token: TokenName = row.token.parse().map_err(|_| {
         Fault::new(
             FaultCode::Internal,

@@ -164,11 +164,27 @@ READS = {
 @pytest.mark.parametrize("role", ["admin", "member", "app", "readonly", "auditor"])
 def test_a_role_may_do_exactly_what_its_line_says(gw, acme, role):
     token = {"authorization": f"Bearer {gw.issue(acme, f'as-{role}', role)}"}
+    assert acme.chat().status_code == 200
+    call = gw.http.post("/v1/chat/completions", json={"model": "sim-fast", "messages": user("Hi")}, headers=token)
+    assert call.status_code == (200 if role in ("admin", "member", "app") else 403)
     for path, roles in READS.items():
         answer = gw.http.get(path, headers=token)
         assert answer.status_code == (200 if role in roles else 403), (path, answer.text)
-    call = gw.http.post("/v1/chat/completions", json={"model": "sim-fast", "messages": user("Hi")}, headers=token)
-    assert call.status_code == (200 if role in ("admin", "member", "app") else 403)
+    if role not in READS["/tenant/v1/usage"]:
+        return
+    # Whose usage: everybody's, or what the member has used itself, attempt by attempt and day by day.
+    rows = gw.http.get("/tenant/v1/usage?detail=true", headers=token).json()
+    days = gw.http.get("/tenant/v1/usage", headers=token).json()
+    csv = gw.http.get("/tenant/v1/usage?detail=true&format=csv", headers=token).text.splitlines()
+    if role == "member":
+        assert [(row["token"], row["request_id"]) for row in rows] == [("as-member", call.headers["x-request-id"])]
+        (row,) = rows
+        expected = (row["model"], row["tokens_in"], row["tokens_out"], row["cost_usd"])
+        assert [(day["model"], day["tokens_in"], day["tokens_out"], day["cost_usd"]) for day in days] == [expected]
+    else:
+        assert "default" in {row["token"] for row in rows} and len(rows) == len(acme.rows())
+        assert sum(day["tokens_in"] for day in days) == sum(row["tokens_in"] for row in rows)
+    assert len(csv) == len(rows) + 1
 
 
 # The life of a token.
