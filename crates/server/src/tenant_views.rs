@@ -286,6 +286,8 @@ async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
             FaultCode::Busy => Refusal::Overloaded { retry_after_s: 1 },
             _ => Refusal::Internal,
         })?;
+    // What the operator adds to list prices is for the operator to tell.
+    view.markup = None;
     if !reads_all_usage(visit) {
         let (person, token) = (admission.person(), admission.token_name());
         view.persons

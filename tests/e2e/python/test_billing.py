@@ -269,6 +269,12 @@ def test_a_markup_is_part_of_the_exact_cost(gw):
     tenant = gw.tenant(tier="marked-up")
     assert tenant.chat(order("fixed_usage=1000:500")).status_code == 200
     assert plain(tenant.rows()[0]["cost_usd"]) == price_of("sim-fast", 1000, 500) * Decimal("1.25")
+    # The factor is the operator's to know.
+    assert gw.json("tenants", "quota", "show", tenant.id)["markup"] == "1.25"
+    for role in ("admin", "member", "app", "readonly", "auditor"):
+        token = gw.issue(tenant, f"as-{role}", role)
+        view = gw.http.get("/tenant/v1/quota", headers={"authorization": f"Bearer {token}"}).json()
+        assert view["quotas"] and view.get("markup") is None, view
 
 
 def test_limits_are_reserved_whole_and_refused_without_a_call(gw, sim):
