@@ -257,11 +257,11 @@ def test_the_end_of_a_credential_ends_its_open_streams_within_a_second(gw, how, 
     assert row["outcome"] == "abandoned" and row["tokens_out"] >= 1
 
 
-@pytest.mark.parametrize(("how", "status"), [("suspend", b"403"), ("revoke", b"401"), ("rotate", b"401")])
+@pytest.mark.parametrize(("how", "status"), [("suspend", b"403"), ("freeze", b"403"), ("revoke", b"401"), ("rotate", b"401")])
 def test_a_credential_that_ends_while_the_body_comes_makes_no_call(gw, sim, how, status):
     tenant = gw.tenant()
     mark = sim.mark()
-    body = json.dumps({"model": "sim-fast", "messages": [user("Hello")]}).encode()
+    body = json.dumps({"model": "sim-fast", "messages": user("Hello")}).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.token}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -269,7 +269,7 @@ def test_a_credential_that_ends_while_the_body_comes_makes_no_call(gw, sim, how,
     with raw_connection(gw) as connection:
         connection.sendall(head + body[:10])
         time.sleep(0.2)
-        arguments = {"suspend": ["suspend"], "revoke": ["token", "revoke"], "rotate": ["token", "rotate"]}[how]
+        arguments = {"suspend": ["suspend"], "freeze": ["freeze"], "revoke": ["token", "revoke"], "rotate": ["token", "rotate"]}[how]
         names = ["default"] if how == "revoke" else []
         gw.cli("tenants", *arguments, tenant.id, *names, check=True)
         connection.sendall(body[10:])
