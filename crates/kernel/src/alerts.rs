@@ -19,7 +19,7 @@ use store::{ReadTx, StoreError};
 use tokio::sync::Semaphore;
 use vault::Secret;
 
-use crate::egress::{CaBundle, Destination, DestinationError, Egress, Origin};
+use crate::egress::{AllowedHost, CaBundle, Destination, DestinationError, Egress, Origin};
 use crate::error::KernelError;
 use crate::log::Field;
 use crate::open::Kernel;
@@ -77,12 +77,9 @@ impl TenantReceiver {
     /// The rule that it breaks.
     pub(crate) fn destination(
         &self,
-        hosts: &BTreeSet<String>,
+        hosts: &BTreeSet<AllowedHost>,
     ) -> Result<Destination, DestinationError> {
-        let listed = |origin: Origin| {
-            hosts.contains(&*origin.host)
-                || hosts.contains(&format!("{}:{}", origin.host, origin.port))
-        };
+        let listed = |origin: Origin| hosts.iter().any(|host| host.admits(&origin));
         let private = Destination::check_text(&self.url).is_ok_and(listed);
         Destination::parse(&self.url, private)
     }

@@ -5,12 +5,14 @@
 //! same [`Dialer`].
 
 mod address;
+mod allowed;
 mod dial;
 mod origin;
 mod post;
 mod tls;
 
 pub use address::{Place, Reach, place};
+pub use allowed::{AllowedHost, NoHost};
 pub use dial::{DialError, Dialer};
 pub use origin::{Origin, OriginError};
 pub use post::{Destination, DestinationError, Egress, EgressError, Posted};

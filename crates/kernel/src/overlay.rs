@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
 
 use crate::alerts::{TenantReceiver, thresholds};
-use crate::egress::Destination;
+use crate::egress::{AllowedHost, Destination};
 
 /// What a tenant has set for itself. Everything absent falls back to the tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -222,7 +222,7 @@ impl Overlay {
     ///
     /// # Errors
     /// Names the key and the rule that the URL breaks.
-    pub fn check_receiver(&self, hosts: &BTreeSet<String>) -> Result<(), OverlayError> {
+    pub fn check_receiver(&self, hosts: &BTreeSet<AllowedHost>) -> Result<(), OverlayError> {
         let checked = self.receiver.iter().map(|to| to.destination(hosts));
         match checked.collect::<Result<Vec<_>, _>>() {
             Ok(_) => Ok(()),

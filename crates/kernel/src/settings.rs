@@ -8,6 +8,7 @@ use base::{Markup, limits};
 use vault::Sha256;
 
 use crate::alerts::{AlertSettings, DEFAULT_THRESHOLDS};
+use crate::egress::AllowedHost;
 use crate::overlay::Overlay;
 use crate::quota::{Limits, ScopedLimits};
 
@@ -61,7 +62,7 @@ pub struct Tiers {
     /// Task name to model name.
     pub tasks: BTreeMap<String, String>,
     /// Hosts, each with or without its port, that tenants' webhooks may reach though their addresses are private.
-    pub webhook_hosts: BTreeSet<String>,
+    pub webhook_hosts: BTreeSet<AllowedHost>,
     /// SHA-256 of the admin configuration, in hex: part of each audit entry.
     pub config_hash: String,
 }

@@ -100,7 +100,7 @@ fn parsed(read: &[u8]) -> Option<Message> {
 fn allow_local(home: &TempKernel, hosts: &[&str]) {
     let tiers = Tiers {
         tiers: [("basic".to_owned(), Tier::default())].into(),
-        webhook_hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+        webhook_hosts: hosts.iter().map(|&host| host.parse().unwrap()).collect(),
         ..Tiers::default()
     };
     let models = BTreeSet::from(["sim-fast".to_owned()]);

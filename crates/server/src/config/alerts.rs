@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernel::Secret;
 use kernel::alerts::{OperatorReceiver, ReceiverError, operator_destination, thresholds};
-use kernel::egress::{CaBundle, Origin};
+use kernel::egress::{AllowedHost, CaBundle, NoHost};
 
 use super::low::{LowAlerts, Text};
 use super::value::At;
@@ -21,7 +21,7 @@ pub struct Alerts {
     /// Where the operator is told.
     pub webhook: Option<AlertWebhook>,
     /// Hosts, each with or without its port, that tenants' webhooks may reach though their addresses are private.
-    pub tenant_hosts: BTreeSet<String>,
+    pub tenant_hosts: BTreeSet<AllowedHost>,
 }
 
 /// The operator's receiver.
@@ -60,7 +60,9 @@ pub(super) fn read(low: Option<LowAlerts>, folder: &Path) -> Result<Alerts, Conf
         if index >= HOSTS_MAX {
             return Err(at.wrong(format!("at most {HOSTS_MAX} hosts are allowed")));
         }
-        host(at.text()).ok_or_else(|| at.wrong("not a host, or a host and a port"))
+        at.text()
+            .parse()
+            .map_err(|error: NoHost| at.wrong(error.to_string()))
     });
     Ok(Alerts {
         webhook,
@@ -96,18 +98,6 @@ fn webhook(
         ca: ca.transpose()?,
         line: secret.line(),
     })
-}
-
-/// `host` or `host:port`, as they are compared.
-fn host(text: &str) -> Option<String> {
-    let url = format!("http://{text}");
-    let (origin, rest) = Origin::split(&url).ok()?;
-    let with_port = text.strip_suffix(&format!(":{}", origin.port)).is_some();
-    let host = match with_port {
-        true => format!("{}:{}", origin.host, origin.port),
-        false => origin.host.to_string(),
-    };
-    rest.is_empty().then_some(host)
 }
 
 pub(super) fn percents(texts: &[Text], at: &str) -> Result<Arc<[u8]>, ConfigError> {
@@ -166,10 +156,14 @@ mod tests {
     #[test]
     fn alerts_are_read_shown_and_read_again() {
         assert!(parse("").unwrap().alerts.webhook.is_none());
-        let text = "alerts:\n  webhook: https://ops.example/hook?key=1\n  secret: env:ALERTS\n  tenant_hosts: [Hooks.Internal, '10.0.0.9:8443']\ntiers:\n  t: { alert_thresholds: [100, 90, 90] }\n";
+        let text = "alerts:\n  webhook: https://ops.example/hook?key=1\n  secret: env:ALERTS\n  tenant_hosts: [Hooks.Internal, '10.0.0.9:08443', '[::1]', '[::1]:9']\ntiers:\n  t: { alert_thresholds: [100, 90, 90] }\n";
         let config = parse(text).unwrap();
-        let hosts: Vec<_> = config.alerts.tenant_hosts.iter().collect();
-        assert_eq!(hosts, ["10.0.0.9:8443", "hooks.internal"]);
+        let hosts = config.alerts.tenant_hosts.iter();
+        let hosts: Vec<_> = hosts.map(ToString::to_string).collect();
+        assert_eq!(
+            hosts,
+            ["10.0.0.9:8443", "[::1]", "[::1]:9", "hooks.internal"]
+        );
         assert_eq!(
             config.tiers["t"].alert_thresholds.as_deref(),
             Some(&[90, 100][..])

@@ -98,7 +98,10 @@ impl Text {
                 self.line(1, &format!("ca: {}", quoted(ca)));
             }
         }
-        let hosts: Vec<String> = tenant_hosts.iter().map(|host| quoted(host)).collect();
+        let hosts: Vec<String> = tenant_hosts
+            .iter()
+            .map(|host| quoted(&host.to_string()))
+            .collect();
         self.line(1, &format!("tenant_hosts: [{}]", hosts.join(", ")));
     }
 
