@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::Limits;
-use kernel::{Settings, Tenant};
+use kernel::Tenant;
 use rpc::Fault;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -35,8 +35,10 @@ struct SettingsView<'a> {
 }
 
 /// The settings as one JSON object.
-pub(crate) fn json(tenant: &Tenant, settings: &Settings) -> Result<Box<RawValue>, Fault> {
-    let account = tenant.account();
+pub(crate) fn json(tenant: &Tenant) -> Result<Box<RawValue>, Fault> {
+    // The limits first: where a temporary one has ended, the settings are made anew with them.
+    let limits = tenant.limits_in_force();
+    let (settings, account) = (tenant.settings(), tenant.account());
     let view = SettingsView {
         tenant: tenant.id().as_str(),
         tier: &account.tier,
@@ -51,7 +53,7 @@ pub(crate) fn json(tenant: &Tenant, settings: &Settings) -> Result<Box<RawValue>
             .and_then(|text| serde_json::from_str(text).ok()),
         system_prompt: settings.system_prompt.as_deref(),
         tasks: &settings.tasks,
-        limits: tenant.settings().limits,
+        limits,
         weight: settings.weight,
         guaranteed_slots: settings.guaranteed_slots,
         alert_thresholds: &settings.alerts.thresholds,

@@ -304,11 +304,8 @@ async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
 
 fn config(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
     Query::parse(uri.query(), &[]).map_err(bad_request)?;
-    let settings = visit.admission.settings();
-    json(
-        visit,
-        &settings_view::json(visit.admission.tenant(), settings).map_err(|_| Refusal::Internal)?,
-    )
+    let settings = settings_view::json(visit.admission.tenant());
+    json(visit, &settings.map_err(|_| Refusal::Internal)?)
 }
 
 #[derive(Serialize)]

@@ -263,6 +263,23 @@ def test_each_token_has_its_own_limit_and_reads_its_own_line(gw):
     assert ask(fresh).status_code == 429
 
 
+def test_the_settings_show_the_limits_that_hold_now(gw):
+    tenant = gw.tenant(None, "--tokens-per-day", "100000")
+
+    def shown() -> int:
+        own = gw.http.get("/tenant/v1/config", headers=tenant.bearer).json()
+        operators = gw.json("config", "show", "--tenant", tenant.id)
+        assert own == operators
+        return own["limits"]["tokens_per_day"]
+
+    assert shown() == 100_000
+    gw.json("tenants", "quota", "set", tenant.id, "--tokens-per-day", "7", "--until", "2s")
+    assert shown() == 7
+    # Nobody has to call before the end of a temporary limit is seen.
+    time.sleep(2.2)
+    assert shown() == 100_000
+
+
 def test_tiers_set_limits_for_tokens_and_temporary_ones_end_by_themselves(sim):
     gateway = Gateway(sim)
     try:

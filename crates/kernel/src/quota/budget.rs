@@ -7,8 +7,8 @@ use arc_swap::Guard;
 use base::Timestamp;
 
 use super::{
-    Caller, Demand, Exceeded, Gauge, LimitsInForce, Meters, Override, PartyKind, Reservation,
-    Standing, Unit,
+    Caller, Demand, Exceeded, Gauge, Limits, LimitsInForce, Meters, Override, PartyKind,
+    Reservation, Standing, Unit,
 };
 use crate::ledger::{CallSlot, Reserved};
 use crate::resident::{Resident, TokenEntry};
@@ -95,6 +95,12 @@ impl Tenant {
             tokens: counters.party_gauges(PartyKind::Token, &limits, now),
             overrides,
         }
+    }
+
+    /// The limits of the tenant as a whole that hold now.
+    #[must_use]
+    pub fn limits_in_force(&self) -> Limits {
+        self.limits_now().0.for_all.tenant
     }
 
     /// The limits that hold now: a temporary override that has ended is taken out first.

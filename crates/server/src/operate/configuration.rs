@@ -50,7 +50,7 @@ impl Office {
             self.config.display().to_string(),
             format!("tenants/{id}/config.yaml"),
         ];
-        let config = settings_view::json(&tenant, &tenant.settings())?;
+        let config = settings_view::json(&tenant)?;
         Ok(Answer::Config(ConfigView { files, config }))
     }
 }
