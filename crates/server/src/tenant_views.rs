@@ -10,7 +10,6 @@ use http::{HeaderMap, StatusCode, Uri};
 use kernel::report::AuditFilter;
 use kernel::{AuditedRefusal, KernelError};
 use llm::Dialect;
-use rpc::FaultCode;
 use rpc::report::Format;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -281,11 +280,7 @@ async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
     let admission = &visit.admission;
     let mut view = operate::quota_view(admission.tenant())
         .await
-        .map_err(|fault| match fault.code {
-            FaultCode::Quarantined => Refusal::Quarantined,
-            FaultCode::Busy => Refusal::Overloaded { retry_after_s: 1 },
-            _ => Refusal::Internal,
-        })?;
+        .map_err(Refusal::from)?;
     // What the operator adds to list prices is for the operator to tell.
     view.markup = None;
     if !reads_all_usage(visit) {
@@ -385,4 +380,36 @@ async fn audit(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
             length,
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::{Caller, Purpose};
+    use rpc::Command;
+
+    use super::*;
+    use crate::tests::House;
+
+    #[tokio::test]
+    async fn an_authority_that_ends_while_quotas_are_read_is_told_as_such() {
+        let house = House::open().await;
+        let created = house.tenant("acme").await;
+        let kernel = house.running.as_ref().unwrap().kernel.clone();
+        let caller = Caller::from_token(created.token.expose());
+        let visit = Visit {
+            trail: kernel.open_trail().unwrap(),
+            admission: kernel.admit_for(caller, Purpose::Read).await.ok().unwrap(),
+        };
+        let uri = "/tenant/v1/quota".parse().unwrap();
+        assert!(quota(&visit, &uri).await.is_ok());
+        let suspend = Command::TenantsSuspend {
+            id: "acme".parse().unwrap(),
+        };
+        house.ask(suspend).await.1.unwrap();
+        let told = quota(&visit, &uri)
+            .await
+            .err()
+            .map(|refusal| refusal.code());
+        assert_eq!(told, Some(Refusal::BadCredential.code()));
+    }
 }

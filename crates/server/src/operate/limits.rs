@@ -3,7 +3,7 @@
 use base::{Limits, Markup, Quota, Scope, TenantId, Timestamp};
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Gauge, Override, Quotas};
-use kernel::{Operator, Tenant};
+use kernel::{KernelError, Operator, Tenant};
 use rpc::{
     Answer, Fault, FaultCode, LimitsChange, OverrideView, PartyQuotas, QuotaLine, QuotaView,
     StorageView, Until,
@@ -19,7 +19,8 @@ impl Office {
         id: &TenantId,
     ) -> Result<Answer, Fault> {
         let tenant = self.tenant(operator, id)?;
-        quota_view(&tenant).await.map(Answer::Quota)
+        let view = quota_view(&tenant).await.map_err(fault)?;
+        Ok(Answer::Quota(view))
     }
 
     pub(super) async fn set_limits(
@@ -51,7 +52,8 @@ impl Office {
             .change_quotas(operator, &tenant, change)
             .await
             .map_err(fault)?;
-        quota_view(&tenant).await.map(Answer::Quota)
+        let view = quota_view(&tenant).await.map_err(fault)?;
+        Ok(Answer::Quota(view))
     }
 
     /// Refuses a limit for a token that nobody has: it would hold for nobody. One that is left of a former token can be lifted.
@@ -91,9 +93,9 @@ impl Office {
 }
 
 /// Everything there is to see of a tenant's quotas.
-pub(crate) async fn quota_view(tenant: &Tenant) -> Result<QuotaView, Fault> {
+pub(crate) async fn quota_view(tenant: &Tenant) -> Result<QuotaView, KernelError> {
     // Reading brings the books of a tenant that was not used yet up to date.
-    tenant.audit_length().await.map_err(fault)?;
+    tenant.audit_length().await?;
     let stored = tenant.stored().await;
     let account = tenant.account();
     let now = tenant.now();
