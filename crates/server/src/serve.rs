@@ -123,10 +123,10 @@ async fn prepare(options: ServeOptions, environment: &Environment) -> Result<Pre
     let root = assemble::root_of_the_gateway(&place.data)?;
     let config = assemble::load(&path)?;
     let wrong = |error: ConfigError| assemble::bad_config(&path, &error);
-    let keyring = config.keyring(environment, &|_| None).map_err(wrong)?;
-    let receiver = config.operator_receiver(environment, &|_| None);
+    let keyring = config.keyring(environment).map_err(wrong)?;
+    let receiver = config.operator_receiver(environment);
     let receiver = receiver.map_err(wrong)?;
-    let pem = config.tls_pem(environment, &|_| None).map_err(wrong)?;
+    let pem = config.tls_pem(environment).map_err(wrong)?;
     let tls = pem
         .map(|(cert, key)| listen::tls(&cert, &key))
         .transpose()?;

@@ -270,6 +270,17 @@ def test_doctor_says_what_is_wrong_and_exits_1(sim):
         assert done.returncode == 1
         failed = [check for check in json.loads(done.stdout)["checks"] if check["state"] == "fail"]
         assert failed and any("anthropic" in json.dumps(check) for check in failed) and all(c["advice"] for c in failed)
+        # What keeps the gateway from its start is said before it.
+        gateway.write("anthropic.key", "sk-ant-any")
+        gateway.configure({**gateway.config, "alerts": {"webhook": "https://ops.example/hook", "secret": "env:E2E_ALERTS_SECRET"}})
+        done = gateway.cli("doctor", "--json")
+        failed = [check for check in json.loads(done.stdout)["checks"] if check["state"] == "fail"]
+        assert done.returncode == 1 and [check["name"] for check in failed] == ["alerts"], done.stdout
+        assert "E2E_ALERTS_SECRET" in failed[0]["found"]
+        gateway.config["providers"][0]["api_key"] = "vault:openai"
+        del gateway.config["alerts"]
+        gateway.configure(gateway.config)
+        assert "providers[0].api_key" in gateway.refused("config", "check")
     finally:
         gateway.close()
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use kernel::Secret;
 use kernel::alerts::{OperatorReceiver, ReceiverError, operator_destination, thresholds};
 use kernel::egress::{AllowedHost, CaBundle, NoHost};
 
@@ -87,10 +86,6 @@ fn webhook(
     let at = At::new(url, "alerts.webhook");
     operator_destination(at.text(), allow_private).map_err(|error| at.wrong(error.to_string()))?;
     let reference = SecretRef::read(&secret)?;
-    if matches!(reference, SecretRef::Vault(_)) {
-        return Err(secret
-            .wrong("the operator's own secret is not kept in a vault; use env:NAME or file:PATH"));
-    }
     Ok(AlertWebhook {
         url: at.text().to_owned(),
         secret: reference,
@@ -112,14 +107,13 @@ pub(super) fn percents(texts: &[Text], at: &str) -> Result<Arc<[u8]>, ConfigErro
 }
 
 impl Config {
-    /// Fetches the signing secret of the operator's receiver and makes it ready. `vault` answers `vault:NAME`.
+    /// Fetches the signing secret of the operator's receiver and makes it ready.
     ///
     /// # Errors
     /// A reference that leads nowhere, or to something that is not a signing secret.
     pub fn operator_receiver(
         &self,
         environment: &Environment,
-        vault: &dyn Fn(&str) -> Option<Secret>,
     ) -> Result<Option<OperatorReceiver>, ConfigError> {
         let Some(webhook) = &self.alerts.webhook else {
             return Ok(None);
@@ -127,7 +121,7 @@ impl Config {
         let wrong = |key: &str, message: String| ConfigError::at(webhook.line, key, message);
         let secret = webhook
             .secret
-            .fetch(&self.folder, environment, vault)
+            .fetch(&self.folder, environment)
             .map_err(|message| wrong("alerts.secret", message))?;
         let ca = webhook.ca.as_ref().map(|(_, bundle)| bundle.clone());
         OperatorReceiver::new(&webhook.url, webhook.allow_private, ca, &secret)
@@ -173,7 +167,7 @@ mod tests {
         let good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         let with = |secret: &str| {
             let environment = Environment::of([("ALERTS", secret)]);
-            config.operator_receiver(&environment, &|_| None)
+            config.operator_receiver(&environment)
         };
         assert!(with(good).unwrap().is_some());
         let said = with("sk-canary").err().unwrap().to_string();
@@ -213,7 +207,7 @@ mod tests {
             ),
             (
                 "alerts: { webhook: https://a.b/, secret: 'vault:alerts' }",
-                "config: line 1: alerts.secret: the operator's own secret is not kept in a vault",
+                "config: line 1: alerts.secret: the operator's own secrets are not kept in a vault",
             ),
             (
                 "alerts: { tenant_hosts: ['a/b'] }",

@@ -323,7 +323,7 @@ fn value(kind: &Kind) -> Value {
         Kind::Decimal => json!({ "type": ["number", "string"] }),
         Kind::Duration => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
         Kind::Flag => json!({ "type": "boolean" }),
-        Kind::Secret => json!({ "type": "string", "pattern": "^(env|file|vault):.+" }),
+        Kind::Secret => json!({ "type": "string", "pattern": "^(env|file):.+" }),
         Kind::Choice(names) => json!({ "enum": names }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::TextMap => json!({ "type": "object", "additionalProperties": { "type": "string" } }),

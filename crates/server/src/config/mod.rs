@@ -112,15 +112,11 @@ impl Config {
         meaning::config(low::parse(text)?, folder)
     }
 
-    /// Fetches the operator's keys and binds each to its provider. `vault` answers `vault:NAME`.
+    /// Fetches the operator's keys and binds each to its provider.
     ///
     /// # Errors
     /// The first reference that leads nowhere, or to something that is not a key.
-    pub fn keyring(
-        &self,
-        environment: &Environment,
-        vault: &dyn Fn(&str) -> Option<Secret>,
-    ) -> Result<Keyring, ConfigError> {
+    pub fn keyring(&self, environment: &Environment) -> Result<Keyring, ConfigError> {
         let mut keyring = Keyring::default();
         for key in &self.provider_keys {
             let Some(provider) = self.catalog.provider(&key.provider) else {
@@ -130,9 +126,7 @@ impl Config {
             keyring.insert(match &key.secret {
                 None => Credential::keyless(provider),
                 Some(reference) => {
-                    let secret = reference
-                        .fetch(&self.folder, environment, vault)
-                        .map_err(wrong)?;
+                    let secret = reference.fetch(&self.folder, environment).map_err(wrong)?;
                     Credential::bind(provider, &secret)
                         .map_err(|error| wrong(format!("{reference}: {error}")))?
                 }
@@ -148,14 +142,13 @@ impl Config {
     pub fn tls_pem(
         &self,
         environment: &Environment,
-        vault: &dyn Fn(&str) -> Option<Secret>,
     ) -> Result<Option<(Secret, Secret)>, ConfigError> {
         let Some(tls) = &self.tls else {
             return Ok(None);
         };
         let fetch = |reference: &SecretRef, line, key: &str| {
             reference
-                .fetch(&self.folder, environment, vault)
+                .fetch(&self.folder, environment)
                 .map_err(|message| ConfigError::at(line, key, message))
         };
         let cert = fetch(&tls.cert, tls.cert_line, "tls.cert")?;

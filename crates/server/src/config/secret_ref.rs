@@ -8,7 +8,7 @@ use kernel::Secret;
 
 use super::ConfigError;
 use super::ambient::{self, Environment};
-use super::value::{At, is_name};
+use super::value::At;
 
 /// Where a secret is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,8 +18,6 @@ pub enum SecretRef {
     /// `file:PATH`: a file, from the configuration's folder where relative. One newline at its end
     /// is not part of the secret.
     File(PathBuf),
-    /// `vault:NAME`: sealed in the data directory.
-    Vault(String),
 }
 
 impl fmt::Display for SecretRef {
@@ -27,7 +25,6 @@ impl fmt::Display for SecretRef {
         match self {
             Self::Env(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
-            Self::Vault(name) => write!(f, "vault:{name}"),
         }
     }
 }
@@ -46,8 +43,9 @@ impl SecretRef {
             Some(("env", _)) => Err(at.wrong("env: is followed by the name of an environment variable")),
             Some(("file", path)) if !path.is_empty() && !path.contains('\0') => Ok(Self::File(path.into())),
             Some(("file", _)) => Err(at.wrong("file: is followed by a path")),
-            Some(("vault", name)) if is_name(name) => Ok(Self::Vault(name.to_owned())),
-            Some(("vault", _)) => Err(at.wrong("vault: is followed by the name of a secret")),
+            Some(("vault", _)) => Err(at.wrong(
+                "the operator's own secrets are not kept in a vault; use env:NAME or file:PATH",
+            )),
             _ => Err(at.wrong(
                 "a secret does not belong in this file: put it in the environment (env:NAME) or in a file (file:PATH)",
             )),
@@ -58,12 +56,7 @@ impl SecretRef {
     ///
     /// # Errors
     /// One line that names the reference and what to do, never the secret.
-    pub(super) fn fetch(
-        &self,
-        folder: &Path,
-        environment: &Environment,
-        vault: &dyn Fn(&str) -> Option<Secret>,
-    ) -> Result<Secret, String> {
+    pub(super) fn fetch(&self, folder: &Path, environment: &Environment) -> Result<Secret, String> {
         let secret = match self {
             Self::Env(name) => {
                 let text = environment.variable(name).ok_or_else(|| {
@@ -78,10 +71,6 @@ impl SecretRef {
                     bytes.pop();
                 }
                 Secret::new(bytes)
-            }
-            Self::Vault(name) => {
-                return vault(name)
-                    .ok_or_else(|| format!("{self}: there is no such secret of the operator"));
             }
         };
         secret.map_err(|_| {

@@ -39,10 +39,6 @@ fn error(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn no_vault(_: &str) -> Option<Secret> {
-    None
-}
-
 #[test]
 fn the_documented_example_is_accepted_whole() {
     let config = parse(EXAMPLE).unwrap();
@@ -303,14 +299,12 @@ fn references_are_fetched_or_named() {
     write("big", &"x".repeat(70 * 1024));
     let outcome = |reference: &str| {
         let text = format!("providers:\n- name: p\n  kind: openai\n  api_key: {reference}\n");
-        let config = Config::parse(&text, folder.path()).unwrap();
-        let environment = Environment::of([("SET", "sk-from-env"), ("BLANK", "")]);
-        let vault = |name: &str| {
-            (name == "sealed")
-                .then(|| Secret::from_text("sk-sealed".into()).ok())
-                .flatten()
+        let config = match Config::parse(&text, folder.path()) {
+            Ok(config) => config,
+            Err(error) => return error.to_string(),
         };
-        match config.keyring(&environment, &vault) {
+        let environment = Environment::of([("SET", "sk-from-env"), ("BLANK", "")]);
+        match config.keyring(&environment) {
             Ok(keyring) => keyring
                 .key("p")
                 .map(|key| key.provider().to_owned())
@@ -321,7 +315,6 @@ fn references_are_fetched_or_named() {
     for (reference, expect) in [
         ("env:SET", "p"),
         ("file:key", "p"),
-        ("vault:sealed", "p"),
         (
             "env:UNSET",
             "config: line 4: providers[0].api_key: the environment variable UNSET is not set; set it and start again",
@@ -352,7 +345,7 @@ fn references_are_fetched_or_named() {
         ),
         (
             "vault:other",
-            "config: line 4: providers[0].api_key: vault:other: there is no such secret of the operator",
+            "config: line 4: providers[0].api_key: the operator's own secrets are not kept in a vault; use env:NAME or file:PATH",
         ),
     ] {
         assert_eq!(outcome(reference), expect, "{reference}");
@@ -380,7 +373,7 @@ fn files_are_loaded_beside_their_references() {
     let config = Config::load(&path).unwrap();
     assert_eq!(config.ratecards, [folder.path().join("r.json")]);
     let tls = config
-        .tls_pem(&Environment::of([]), &no_vault)
+        .tls_pem(&Environment::of([]))
         .err()
         .unwrap()
         .to_string();

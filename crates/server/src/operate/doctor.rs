@@ -9,7 +9,7 @@ use rpc::{Check, CheckState, Doctor, Fault, FaultCode};
 use super::Office;
 use crate::assemble::{self, Place};
 use crate::config::{Config, Environment};
-use crate::process;
+use crate::{listen, process};
 
 /// Free space below which calls soon cannot be recorded.
 const DISK_FAIL_BYTES: u64 = 64 * 1024 * 1024;
@@ -239,7 +239,7 @@ fn configuration(path: &Path, environment: &Environment) -> Vec<Check> {
             "partywall config check lists all",
         )),
     }
-    checks.push(match config.keyring(environment, &|_| None) {
+    checks.push(match config.keyring(environment) {
         Ok(_) => ok(
             "provider keys",
             format!("{} providers", config.catalog.providers().len()),
@@ -250,11 +250,23 @@ fn configuration(path: &Path, environment: &Environment) -> Vec<Check> {
             "set what the reference names",
         ),
     });
-    match config.tls_pem(environment, &|_| None) {
+    let tls = config
+        .tls_pem(environment)
+        .map_err(|error| error.to_string());
+    let tls = tls.and_then(|pem| {
+        let accepts = pem.map(|(cert, key)| listen::tls(&cert, &key));
+        accepts.transpose().map_err(|fault| fault.message)
+    });
+    match tls {
         Ok(None) => {}
         Ok(Some(_)) => checks.push(ok("tls", "certificate and key are there")),
+        Err(error) => checks.push(fail("tls", error, "set what the reference names")),
+    }
+    match config.operator_receiver(environment) {
+        Ok(None) => {}
+        Ok(Some(_)) => checks.push(ok("alerts", "the signing secret is there")),
         Err(error) => checks.push(fail(
-            "tls",
+            "alerts",
             error.to_string(),
             "set what the reference names",
         )),
