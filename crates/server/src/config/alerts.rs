@@ -51,7 +51,12 @@ pub(super) fn read(low: Option<LowAlerts>, folder: &Path) -> Result<Alerts, Conf
         (None, Some(text)) => {
             return Err(At::new(text, "alerts.webhook").wrong("is missing"));
         }
-        (None, None) => None,
+        (None, None) => {
+            if let Some(text) = low.allow_private.as_ref().or(low.ca.as_ref()) {
+                return Err(At::new(text, "alerts.webhook").wrong("is missing"));
+            }
+            None
+        }
     };
     let hosts = low.tenant_hosts.unwrap_or_default();
     let hosts = hosts.iter().enumerate().map(|(index, text)| {
@@ -187,6 +192,14 @@ mod tests {
             ),
             (
                 "alerts: { secret: env:A }",
+                "config: line 1: alerts.webhook: is missing",
+            ),
+            (
+                "alerts: { allow_private: true }",
+                "config: line 1: alerts.webhook: is missing",
+            ),
+            (
+                "alerts: { tenant_hosts: [a.b], ca: file:roots.pem }",
                 "config: line 1: alerts.webhook: is missing",
             ),
             (
