@@ -21,6 +21,7 @@ pub(super) enum Kind {
     Secret,
     Choice(&'static [&'static str]),
     Texts,
+    Percents,
     TextMap,
     Object(&'static [Key]),
     Objects(&'static [Key]),
@@ -248,7 +249,7 @@ const TIER: &[Key] = &[
     ),
     key(
         "alert_thresholds",
-        Kind::Texts,
+        Kind::Percents,
         "Percents of a limit at which its tenants are told; default 50, 80, 100.",
     ),
     key(
@@ -326,6 +327,12 @@ fn value(kind: &Kind) -> Value {
         Kind::Secret => json!({ "type": "string", "pattern": "^(env|file):.+" }),
         Kind::Choice(names) => json!({ "enum": names }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+        // As many as a list of thresholds may hold.
+        Kind::Percents => json!({
+            "type": "array",
+            "items": { "type": "integer", "minimum": 1, "maximum": 100 },
+            "maxItems": 10,
+        }),
         Kind::TextMap => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Kind::Object(keys) => object(keys),
         Kind::Objects(keys) => json!({ "type": "array", "items": object(keys) }),

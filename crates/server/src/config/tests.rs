@@ -5,6 +5,7 @@ use base::{Markup, Money, Quota};
 use gateway::catalog::{HangUp, ProviderKind};
 use gateway::upstream::Reach;
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::keys::{Key, Kind, TOP};
 use super::*;
@@ -447,6 +448,90 @@ proptest! {
         let at = EXAMPLE.floor_char_boundary(at);
         let text = format!("{}{byte}{}", &EXAMPLE[..at], &EXAMPLE[at..]);
         if let Ok(config) = parse(&text) {
+/// Whether a value fits a schema, by the words that ours uses.
+fn fits(schema: &Value, value: &Value) -> bool {
+    let is_kind = |kind: &str| match kind {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        other => panic!("the schema speaks of {other}"),
+    };
+    let kinds = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().any(|kind| kind.as_str().is_some_and(is_kind)),
+        Value::String(kind) => is_kind(kind),
+        _ => schema["enum"].as_array().unwrap().contains(value),
+    };
+    let within = |bound: &str, fits: fn(i64, i64) -> bool| {
+        let bound = schema[bound].as_i64();
+        bound.is_none_or(|bound| value.as_i64().is_some_and(|number| fits(number, bound)))
+    };
+    let items = value.as_array().is_none_or(|items| {
+        let bounded = schema["maxItems"]
+            .as_u64()
+            .is_none_or(|most| items.len() as u64 <= most);
+        bounded && items.iter().all(|item| fits(&schema["items"], item))
+    });
+    let members = value.as_object().is_none_or(|members| {
+        members
+            .iter()
+            .all(|(name, value)| match &schema["properties"][name] {
+                Value::Null => {
+                    let others = &schema["additionalProperties"];
+                    others.is_object() && fits(others, value)
+                }
+                schema => fits(schema, value),
+            })
+    });
+    kinds
+        && within("minimum", |a, b| a >= b)
+        && within("maximum", |a, b| a <= b)
+        && items
+        && members
+}
+
+#[test]
+fn the_schema_takes_what_the_reader_takes() {
+    let schema: Value = serde_json::from_str(&schema()).unwrap();
+    let fits_all = |text: &str| {
+        let value: Value = serde_saphyr::from_str(text).unwrap();
+        fits(&schema, &value)
+    };
+    assert!(fits_all(EXAMPLE));
+    for (text, good) in [
+        ("tiers: { t: { alert_thresholds: [75, 100] } }", true),
+        ("tiers: { t: { alert_thresholds: [] } }", true),
+        (
+            "tiers: { t: { alert_thresholds: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] } }",
+            true,
+        ),
+        (
+            "tiers: { t: { alert_thresholds: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] } }",
+            false,
+        ),
+        ("tiers: { t: { alert_thresholds: [0] } }", false),
+        ("tiers: { t: { alert_thresholds: [101] } }", false),
+        ("tiers: { t: { alert_thresholds: [half] } }", false),
+        (
+            "tiers: { t: { per_token: { tokens_per_day: 5, cost_per_day_usd: 0.5 } } }",
+            true,
+        ),
+        ("tiers: { t: { per_token: { storage_bytes: 5 } } }", false),
+        (
+            "alerts: { webhook: 'https://a.b/', secret: env:A, tenant_hosts: ['[::1]:8443'] }",
+            true,
+        ),
+    ] {
+        assert_eq!(
+            (fits_all(text), parse(text).is_ok()),
+            (good, good),
+            "{text}"
+        );
+    }
+}
+
             prop_assert!(parse(&config.show()).is_ok());
         }
     }
