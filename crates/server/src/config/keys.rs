@@ -217,7 +217,7 @@ const ROUTE: &[Key] = &[
     key("weight", Kind::Count, "Share of calls; default 1."),
 ];
 
-const TIER: &[Key] = &[
+pub(super) const TIER: &[Key] = &[
     key(
         "models",
         Kind::Texts,
@@ -269,7 +269,7 @@ const TIER: &[Key] = &[
 ];
 
 /// Limits of a person or a token.
-const PERSONAL: &[Key] = &[
+pub(super) const PERSONAL: &[Key] = &[
     of_quota(Quota::RequestsPerSecond),
     of_quota(Quota::RequestsPerMinute),
     of_quota(Quota::RequestsPerDay),
