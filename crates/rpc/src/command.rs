@@ -319,6 +319,15 @@ impl LimitsChange {
                 self.scope
             ));
         }
+        if self.scope != Scope::Tenant
+            && let Some((quota, _)) = limits.iter().find(|(quota, _)| !quota.is_personal())
+        {
+            return Err(format!(
+                "{} does not go with scope {}: only the tenant as a whole has such a limit",
+                quota.name(),
+                self.scope
+            ));
+        }
         let lifted = limits.iter().find(|(_, limit)| limit.is_none());
         match lifted {
             Some((quota, _)) if self.until.is_some() => Err(format!(

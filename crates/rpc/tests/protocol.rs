@@ -145,6 +145,19 @@ fn a_change_has_three_states() {
 }
 
 #[test]
+fn what_only_the_tenant_has_is_no_limit_of_its_parts() {
+    for (change, taken) in [
+        (r#"{"storage_bytes":5}"#, true),
+        (r#"{"scope":"each-token","storage_bytes":5}"#, false),
+        (r#"{"scope":"person:ann","storage_bytes":null}"#, false),
+        (r#"{"scope":"each-token","tokens_per_day":5}"#, true),
+    ] {
+        let read: LimitsChange = serde_json::from_str(change).unwrap();
+        assert_eq!(read.check().is_ok(), taken, "{change}");
+    }
+}
+
+#[test]
 fn every_frame_survives_the_wire() {
     let frames = [
         r#"{"row":{"tenant":{"id":"acme","status":"active","tier":"pro","tokens":2,"created_at":"2026-11-22T00:00:00.000Z"}}}"#,
