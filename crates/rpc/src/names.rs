@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use base::Timestamp;
 use base::time::parse_duration;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name of a sealed value of one tenant: `[a-z0-9][a-z0-9._-]{0,63}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -121,39 +120,6 @@ pub enum Change<T> {
     Clear,
 }
 
-impl<T> Change<T> {
-    /// Whether nothing is to be done.
-    #[must_use]
-    pub fn is_keep(&self) -> bool {
-        matches!(self, Self::Keep)
-    }
-
-    /// The setting after the change.
-    #[must_use]
-    pub fn applied_to(self, before: Option<T>) -> Option<T> {
-        match self {
-            Self::Keep => before,
-            Self::Set(value) => Some(value),
-            Self::Clear => None,
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for Change<T> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Set(value) => value.serialize(to),
-            Self::Keep | Self::Clear => to.serialize_none(),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Option::deserialize(from)?.map_or(Self::Clear, Self::Set))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,12 +166,5 @@ mod tests {
         for bad in ["", "OpenAI", "../x", "a/b", "a b", ".a", &"a".repeat(65)] {
             assert!(bad.parse::<SecretName>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_change_applies() {
-        assert_eq!(Change::Keep.applied_to(Some(1)), Some(1));
-        assert_eq!(Change::Set(2).applied_to(Some(1)), Some(2));
-        assert_eq!(Change::<i32>::Clear.applied_to(Some(1)), None);
     }
 }

@@ -1,6 +1,6 @@
 //! How values of the core stand in JSON: as text, in the one form that people also type.
 //!
-//! For `#[serde(with = "text")]`, `text::option` and `text::change`.
+//! For `#[serde(with = "text")]` and `text::option`.
 
 use std::fmt;
 
@@ -65,32 +65,6 @@ pub mod option {
     /// When it is neither.
     pub fn deserialize<'de, T: Text, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
         Ok(Option::<Wrapped<T>>::deserialize(from)?.map(|wrapped| wrapped.0))
-    }
-}
-
-/// A field that a change may leave alone (absent), set (a text) or clear (`null`).
-pub mod change {
-    use super::{Shown, Text, option};
-    use crate::names::Change;
-    use serde::{Deserializer, Serializer};
-
-    /// Writes the text, or `null` for both of the others: pair it with `skip_serializing_if = "Change::is_keep"`.
-    ///
-    /// # Errors
-    /// Those of the serializer.
-    pub fn serialize<T: Text, S: Serializer>(value: &Change<T>, to: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Change::Set(value) => to.collect_str(&Shown(value)),
-            Change::Keep | Change::Clear => to.serialize_none(),
-        }
-    }
-
-    /// Reads a text as [`Change::Set`] and `null` as [`Change::Clear`].
-    ///
-    /// # Errors
-    /// When it is neither.
-    pub fn deserialize<'de, T: Text, D: Deserializer<'de>>(from: D) -> Result<Change<T>, D::Error> {
-        Ok(option::deserialize(from)?.map_or(Change::Clear, Change::Set))
     }
 }
 

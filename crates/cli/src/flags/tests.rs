@@ -208,7 +208,7 @@ fn changes_become_what_was_typed() {
     // Each quota of the table has its flag, here and at creation.
     for quota in base::Quota::ALL {
         let set = typed(&format!("tenants quota set acme --{} 7", quota.flag()));
-        assert!(!set.limits.of(quota).is_keep(), "{}", quota.name());
+        assert_ne!(set.limits.of(quota), Change::Keep, "{}", quota.name());
         let line = format!("tenants create acme --{} 7", quota.flag());
         let Ask::Tenants(Tenants::Create { limits, .. }) = parse(&line).unwrap().ask else {
             panic!("another command")
