@@ -91,7 +91,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let scenarios = chosen(&flags.scenario, flags.quick)?;
     if flags.gateway_url.is_none() && !flags.gateway.is_file() {
         bail!(
-            "{} is missing; build it: cargo build --release -p cli",
+            "{} is missing; build it: cargo build --release -p partywall",
             flags.gateway.display()
         );
     }
