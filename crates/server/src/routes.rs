@@ -196,7 +196,7 @@ pub static TABLE: &[Route] = &[
     admin(
         Method::PATCH,
         "/admin/v1/tenants/{tenant}/quota",
-        &["tenant"],
+        &["tenant", "token"],
         AdminAction::QuotaSet,
     ),
     admin(

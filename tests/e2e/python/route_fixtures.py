@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from deployment import ratecard
@@ -30,8 +30,8 @@ class Fixture:
     success: int = 200
     # What a call says besides; these objects are not in the route table because the request cannot name a foreign one.
     own_objects: tuple[str, ...] = ()
-    # The answer to a name outside the grammar of names.
-    of_no_name: int = 404
+    # The answer to a name outside the grammar of names, by the object, where it is not 404.
+    of_no_name: dict[str, int] = field(default_factory=dict)
     # Whether a right call goes to the provider.
     upstream: bool = False
 
@@ -123,12 +123,19 @@ FIXTURES = [
     ),
     _operate("GET", TENANT),
     # The confirmation is read first, and is wrong in itself.
-    _operate("DELETE", TENANT, query="?confirm={tenant}", of_no_name=400),
+    _operate("DELETE", TENANT, query="?confirm={tenant}", of_no_name={"tenant": 400}),
     _operate("POST", TENANT + "/suspend"),
     _operate("POST", TENANT + "/freeze"),
     _operate("POST", TENANT + "/resume"),
     _operate("GET", TENANT + "/quota"),
-    _operate("PATCH", TENANT + "/quota", body=lambda v: {"requests_per_day": 100000}),
+    # The scope of a limit is read with the body, before anybody is looked for.
+    _operate(
+        "PATCH",
+        TENANT + "/quota",
+        body=lambda v: {"scope": f"token:{v['token']}", "requests_per_day": 100000},
+        families={"tenant": "tenant", "token": "token"},
+        of_no_name={"token": 400},
+    ),
     _operate("GET", TENANT + "/tokens"),
     _operate("POST", TENANT + "/tokens", body=lambda v: {"name": "matrix", "role": "app"}, success=201),
     _operate("DELETE", TENANT + "/tokens/{token}"),

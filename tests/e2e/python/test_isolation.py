@@ -82,16 +82,16 @@ def expected(case: Case) -> int:
     if kind == "operator":
         if credential.kind != "operator":
             return 401
-    elif credential.kind == "suspended":
+    elif credential.kind == "suspended" or (credential.kind == "frozen" and case.fixture.method != "GET"):
         return 403
-    elif credential.kind != "right":
+    elif credential.kind not in ("right", "frozen"):
         return 401
     elif credential.role not in roles.split(","):
         return 403
-    references = case.references.values()
-    if any("hostile" in reference.variant for reference in references):
-        return case.fixture.of_no_name
-    return 404 if any(reference.kind != "own" for reference in references) else case.fixture.success
+    for kind, reference in case.references.items():
+        if "hostile" in reference.variant:
+            return case.fixture.of_no_name.get(kind, 404)
+    return 404 if any(reference.kind != "own" for reference in case.references.values()) else case.fixture.success
 
 
 def state(world: World) -> dict:
@@ -275,10 +275,10 @@ def test_no_answer_is_a_fault_of_ours(run):
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-@pytest.mark.parametrize("kind", ["wrong", "two", "url", "suspended"])
+@pytest.mark.parametrize("kind", ["wrong", "two", "url", "suspended", "frozen"])
 def test_refusals_of_one_kind_are_the_same_bytes_everywhere(run, kind, dialect):
     """Over all routes, listeners, references and ways of being wrong."""
-    status = {"wrong": 401, "suspended": 403}.get(kind, 400)
+    status = {"wrong": 401, "suspended": 403, "frozen": 403}.get(kind, 400)
     shapes: dict[tuple, list[str]] = {}
     for case in run.cases:
         if case.dialect == dialect and case.credential.kind == kind and case.answer.status == status:
@@ -469,7 +469,7 @@ def test_no_answer_names_another_tenant_its_models_or_its_calls(run):
 
 def test_the_operator_sees_of_one_tenant_what_belongs_to_it(run):
     """A route about one tenant shows nothing of the other."""
-    asks = ("", "/tokens")
+    asks = ("", "/tokens", "/quota")
     for side, other in ((run.world.a, run.world.b), (run.world.b, run.world.a)):
         targets = [f"/admin/v1/tenants/{side.id}{rest}" for rest in asks]
         targets += [f"/admin/v1/usage?tenant={side.id}", f"/admin/v1/usage?detail=true&tenant={side.id}"]

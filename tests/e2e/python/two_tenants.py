@@ -23,7 +23,7 @@ class Credential:
     """Somebody who knocks. `kind` decides what the answer must be; `viewer` is the tenant whose eyes read it, None for strangers."""
 
     name: str
-    kind: str  # right, suspended, operator, wrong, two, url
+    kind: str  # right, suspended, frozen, operator, wrong, two, url
     headers: tuple[tuple[str, str], ...] = ()
     viewer: str | None = None
     role: str | None = None
@@ -80,7 +80,7 @@ def unlike(text: str) -> str:
 class World:
     def __init__(self, sim: Simulator):
         self.sim = sim
-        self.nicknames = {name: f"{name}-{secrets.token_hex(8)}" for name in ("alder", "birch", "cedar", "dodo")}
+        self.nicknames = {name: f"{name}-{secrets.token_hex(8)}" for name in ("alder", "birch", "cedar", "dodo", "elder")}
         self._models = {name: f"{kind}-{secrets.token_hex(8)}" for name, kind in _model_kinds()}
         self.gw = Gateway(sim, self._config())
         self.spares: set[str] = set()
@@ -95,6 +95,9 @@ class World:
         for side in ("alder", "birch"):
             own = [name for (whose, _), name in self._models.items() if whose == side]
             config["tiers"][side] = {"models": ["sim-fast", "sim-embed", "claude-fast", *own], "model": "sim-fast"}
+        # Who is frozen sees what the first one sees, but for what would betray it.
+        shown = [name for (whose, kind), name in self._models.items() if whose == "alder" and kind != "quiet"]
+        config["tiers"]["elder"] = {"models": ["sim-fast", "sim-embed", "claude-fast", *shown], "model": "sim-fast"}
         return config
 
     def build(self) -> World:
@@ -104,11 +107,13 @@ class World:
         self.sides = {self.a.id: self.a, self.b.id: self.b}
         self.suspended = self.gw.tenant(self.nicknames["cedar"])
         self.deleted = self.gw.tenant(self.nicknames["dodo"])
+        self.frozen = self.gw.tenant(self.nicknames["elder"], tier="elder")
         assert self.deleted.chat().status_code == 200
         self._credentials()
         for side in self.sides.values():
             self._plant(side)
         self.gw.json("tenants", "suspend", self.suspended.id)
+        self.gw.json("tenants", "freeze", self.frozen.id)
         self.gw.json("tenants", "delete", self.deleted.id, "--confirm", self.deleted.id)
         self._scans()
         return self
@@ -300,6 +305,7 @@ def credentials(world: World) -> list[Credential]:
     cedar = world.suspended
     found.append(Credential("suspended admin", "suspended", bearer(cedar.token)))
     found.append(Credential("suspended app", "suspended", (("x-api-key", world.suspended_app),)))
+    found.append(Credential("frozen admin", "frozen", bearer(world.frozen.token), role="admin"))
 
     wrong = {
         "unknown tenant": f"tk_nobody_{zeros}",
