@@ -94,7 +94,9 @@ async fn absurd_amounts_do_not_hide_the_history() {
     let resident = kernel.directory().tenant(&acme()).unwrap();
     let now = kernel.now();
     let yesterday = now.unix_ms() - 86_400_000;
-    let row = |number, model: &str| Pending {
+    kernel.fold(&resident).await.unwrap();
+    let place_in_log = resident.books().audit_next;
+    let row = |number, model: &str, audit_seq| Pending {
         seq: Seq::from_number(number),
         sent: None,
         row: Some(Row {
@@ -102,14 +104,18 @@ async fn absurd_amounts_do_not_hide_the_history() {
             started_ms: yesterday,
             ..Row::unknown(number, &sent(i64::MAX), now)
         }),
-        audit_seq: number,
+        audit_seq,
         entry: "{}".to_owned(),
     };
-    let batch = [row(1 << 40, "a"), row((1 << 40) + 1, "b")];
+    let batch = [
+        row(1 << 40, "a", place_in_log),
+        row((1 << 40) + 1, "b", place_in_log + 1),
+    ];
     let place = kernel.place(&resident).unwrap();
+    let signer = kernel.audit_signer(&resident).unwrap();
     let written = kernel
         .engine()
-        .write(&place, move |tx| crate::fold::insert(tx, &batch));
+        .write(&place, move |tx| crate::fold::insert(tx, &batch, &signer));
     written.await.unwrap();
     let read = kernel
         .engine()
