@@ -62,11 +62,11 @@ def entry(seq: int, **fields: object) -> bytes:
 
 
 def entries(count: int) -> list[bytes]:
-    return [entry(seq) for seq in range(1, count + 1)]
+    return [entry(seq) for seq in range(count)]
 
 
 def retention(seq: int, before: object) -> bytes:
-    return entry(seq, action="audit_retention", detail={"entries_before": before})
+    return entry(seq, action="audit.retention", detail={"entries_before": before, "kept_days": "366"})
 
 
 def rotation(seq: int, old: Signer, new: Signer, **changed: str) -> bytes:
@@ -75,7 +75,7 @@ def rotation(seq: int, old: Signer, new: Signer, **changed: str) -> bytes:
     text = f"partywall audit key rotation v1\n{origin}\n{old.vkey}\n{new.vkey}\n{said_seq}\n".encode()
     detail = {"old_key": old.vkey, "new_key": new.vkey}
     detail |= {"signature_old": b64(old.private.sign(text)), "signature_new": b64(new.private.sign(text))}
-    return entry(seq, action="audit_key_rotated", detail=detail | changed)
+    return entry(seq, action="audit.rotate_key", detail=detail | changed)
 
 
 @dataclass
@@ -99,7 +99,8 @@ class Log:
     def write(self, to: Path) -> Path:
         put(to / "checkpoint", self.checkpoint())
         put(to / "vkey", "".join(f"{key.vkey}\n" for key in reversed(self.keys)).encode())
-        put(to / "manifest.json", b'{"note":"informational"}\n')
+        for name in ("manifest.json", "README"):
+            put(to / name, b"informational\n")
         bundled = [len(one).to_bytes(2, "big") + one for one in self.entries]
         write_tiles(to / "tile/entries", bundled)
         level, hashes = 0, self.leaves

@@ -319,7 +319,10 @@ def test_the_generator_writes_the_layout_that_tlog_tiles_gives_for_70000(right):
     _, directory = right(70000)
     files = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
     top = Counter("/".join(file.split("/")[:2]) for file in files)
-    assert top == {"checkpoint": 1, "vkey": 1, "manifest.json": 1, "tile/0": 274, "tile/1": 2, "tile/2": 1, "tile/entries": 274}
+    assert top == {
+        "checkpoint": 1, "vkey": 1, "manifest.json": 1, "README": 1,
+        "tile/0": 274, "tile/1": 2, "tile/2": 1, "tile/entries": 274,
+    }
     for file in ("tile/0/273.p/112", "tile/1/000", "tile/1/001.p/17", "tile/2/000.p/1", "tile/entries/273.p/112"):
         assert file in files
 
@@ -357,7 +360,7 @@ def test_unknown_signatures_and_lines_below_the_root_are_allowed(export):
 def test_each_flipped_bit_of_a_small_log_is_seen_and_its_file_named(export):
     Log(entries(2)).write(export)
     files = ["checkpoint", "vkey", "tile/0/000.p/2", "tile/entries/000.p/2"]
-    assert {path.relative_to(export).as_posix() for path in export.rglob("*") if path.is_file()} == {*files, "manifest.json"}
+    assert {path.relative_to(export).as_posix() for path in export.rglob("*") if path.is_file()} == {*files, "manifest.json", "README"}
     for file in files:
         good = (export / file).read_bytes()
         for position in range(len(good) * 8):
@@ -388,13 +391,13 @@ def framed(items: list[bytes]) -> bytes:
 
 
 BUNDLES = {
-    "without its last entry": (lambda e: e[:-1], "entry 299 (seq 300): the file ends before the entry does"),
-    "without its first entry": (lambda e: e[1:], "entry 256 (seq 257): its hash is not the one in tile/0/001.p/44"),
-    "with two entries swapped": (lambda e: [e[1], e[0], *e[2:]], "entry 256 (seq 257): its hash"),
-    "with an entry twice in place of the next": (lambda e: [e[0], e[0], *e[2:]], "entry 257 (seq 258): its hash"),
-    "with an entry more": (lambda e: [*e, entry(301)], "bytes more than its 44 entries"),
+    "without its last entry": (lambda e: e[:-1], "entry 299: the file ends before the entry does"),
+    "without its first entry": (lambda e: e[1:], "entry 256: its hash is not the one in tile/0/001.p/44"),
+    "with two entries swapped": (lambda e: [e[1], e[0], *e[2:]], "entry 256: its hash"),
+    "with an entry twice in place of the next": (lambda e: [e[0], e[0], *e[2:]], "entry 257: its hash"),
+    "with an entry more": (lambda e: [*e, entry(300)], "bytes more than its 44 entries"),
     "with an entry twice at the end": (lambda e: [*e, e[-1]], "bytes more than its 44 entries"),
-    "with another tenant's entry": (lambda e: [entry(257, tenant="globex"), *e[1:]], "entry 256 (seq 257): its hash"),
+    "with another tenant's entry": (lambda e: [entry(256, tenant="globex"), *e[1:]], "entry 256: its hash"),
 }
 
 
@@ -429,11 +432,13 @@ def test_a_tile_of_the_wrong_size(export, file, change):
 
 def test_each_missing_file_is_named(export):
     Log(entries(300)).write(export)
-    for path in [path for path in export.rglob("*") if path.is_file() and path.name != "manifest.json"]:
+    informational = [export / "manifest.json", export / "README"]
+    for path in [path for path in export.rglob("*") if path.is_file() and path not in informational]:
         path.rename(export / "away")  # what stands beside tile/ does not matter
         assert refused(export).startswith(f"{path.relative_to(export).as_posix()}: missing")
         (export / "away").rename(path)
-    (export / "manifest.json").unlink()
+    for path in informational:
+        path.unlink()
     check(export)
 
 
@@ -465,7 +470,7 @@ def test_a_tail_cut_from_all_files_but_the_checkpoint(export, tmp_path):
 def test_an_entry_and_its_leaf_changed_together(export):
     log = Log(entries(300))
     log.write(export)
-    log.entries[5] = entry(6, note="changed")
+    log.entries[5] = entry(5, note="changed")
     changed = Log(log.entries).write(export.parent / "changed")
     for file in ("tile/0/000", "tile/entries/000"):
         shutil.copy(changed / file, export / file)
@@ -545,19 +550,19 @@ def test_another_key_than_the_one_from_out_of_band(export):
 
 
 HOLDER = {
-    "an entry missing": (lambda e: e[:4] + e[5:], "entry 4 (seq 5): its seq is 6, not 5"),
-    "two entries swapped": (lambda e: e[:4] + [e[5], e[4]] + e[6:], "entry 4 (seq 5): its seq is 6, not 5"),
-    "an entry twice": (lambda e: e[:5] + e[4:], "entry 5 (seq 6): its seq is 5, not 6"),
-    "an entry in between": (lambda e: e[:4] + [entry(99)] + e[4:], "its seq is 99, not 5"),
-    "numbered from 0": (lambda e: [entry(i) for i in range(9)], "entry 0 (seq 1): its seq is 0, not 1"),
-    "seq as text": (lambda e: e[:4] + [entry(5).replace(b'"seq":5', b'"seq":"5"')] + e[5:], "entry 4 (seq 5): its seq is '5', not 5"),
-    "seq as a truth": (lambda e: [entry(True)] + e[1:], "its seq is True, not 1"),
-    "no seq": (lambda e: [b'{"tenant":"acme","time":"now"}'] + e[1:], "its seq is None, not 1"),
-    "another tenant": (lambda e: e[:4] + [entry(5, tenant="globex")] + e[5:], "its tenant is 'globex', not 'acme'"),
-    "no tenant": (lambda e: [b'{"seq":1,"time":"now"}'] + e[1:], "its tenant is None, not 'a name'"),
-    "an empty tenant": (lambda e: [entry(1, tenant="")] + e[1:], "its tenant is ''"),
-    "no time": (lambda e: [b'{"seq":1,"tenant":"acme"}'] + e[1:], "has no time"),
-    "terminal control in the tenant": (lambda e: [e[0], entry(2, tenant="\x1b[2J")], "its tenant is '\\x1b[2J'"),
+    "an entry missing": (lambda e: e[:4] + e[5:], "entry 4: its seq is 5, not 4"),
+    "two entries swapped": (lambda e: e[:4] + [e[5], e[4]] + e[6:], "entry 4: its seq is 5, not 4"),
+    "an entry twice": (lambda e: e[:5] + e[4:], "entry 5: its seq is 4, not 5"),
+    "an entry in between": (lambda e: e[:4] + [entry(99)] + e[4:], "its seq is 99, not 4"),
+    "numbered from 1": (lambda e: [entry(i) for i in range(1, 10)], "entry 0: its seq is 1, not 0"),
+    "seq as text": (lambda e: e[:4] + [entry(4).replace(b'"seq":4', b'"seq":"4"')] + e[5:], "entry 4: its seq is '4', not 4"),
+    "seq as a truth": (lambda e: [entry(False)] + e[1:], "its seq is False, not 0"),
+    "no seq": (lambda e: [b'{"tenant":"acme","time":"now"}'] + e[1:], "its seq is None, not 0"),
+    "another tenant": (lambda e: e[:4] + [entry(4, tenant="globex")] + e[5:], "its tenant is 'globex', not 'acme'"),
+    "no tenant": (lambda e: [b'{"seq":0,"time":"now"}'] + e[1:], "its tenant is None, not 'a name'"),
+    "an empty tenant": (lambda e: [entry(0, tenant="")] + e[1:], "its tenant is ''"),
+    "no time": (lambda e: [b'{"seq":0,"tenant":"acme"}'] + e[1:], "has no time"),
+    "terminal control in the tenant": (lambda e: [e[0], entry(1, tenant="\x1b[2J")], "its tenant is '\\x1b[2J'"),
 }
 
 
@@ -570,13 +575,13 @@ def test_entries_that_break_the_rules_of_the_log(export, change, expected):
 @pytest.mark.parametrize("data", NOT_CANONICAL.values(), ids=NOT_CANONICAL.keys())
 def test_a_signed_entry_that_is_no_canonical_object(export, data):
     message = refused(Log(entries(4) + [data] + entries(9)[5:]).write(export))
-    assert message.startswith("tile/entries/000.p/9: entry 4 (seq 5): not ")
+    assert message.startswith("tile/entries/000.p/9: entry 4: not ")
 
 
 def test_other_widths_of_files_cannot_hide_a_right_entry_again(export):
     """A log of 257 entries whose second bundle repeats the first entry."""
-    message = refused(Log(entries(256) + [entry(1)]).write(export))
-    assert message == "tile/entries/001.p/1: entry 256 (seq 257): its seq is 1, not 257"
+    message = refused(Log(entries(256) + [entry(0)]).write(export))
+    assert message == "tile/entries/001.p/1: entry 256: its seq is 0, not 256"
 
 
 @pytest.mark.parametrize("level, file", [(1, "tile/1/001.p/17"), (2, "tile/2/000.p/1")])
@@ -602,7 +607,7 @@ def test_a_tail_cut_and_signed_anew_is_seen_by_an_older_checkpoint(export):
 @pytest.mark.parametrize("old_size, fork", [(200, 5), (200, 199), (256, 255), (300, 0), (1, 0)])
 def test_a_fork_is_seen_by_an_older_checkpoint(export, old_size, fork):
     log = Log(entries(300))
-    log.entries[fork] = entry(fork + 1, note="another history")
+    log.entries[fork] = entry(fork, note="another history")
     Log(log.entries).write(export)
     check(export)
     assert refused(export, old=log.checkpoint(old_size)).endswith(
@@ -628,16 +633,24 @@ def test_an_older_checkpoint_that_proves_nothing(export):
 # ---- Retention ----
 
 
+def with_changes(*changes: bytes, count: int, keys: list[Signer] | None = None) -> Log:
+    """A log of `count` entries in which each of `changes` stands at its own seq."""
+    whole = entries(count)
+    for one in changes:
+        whole[json.loads(one)["seq"]] = one
+    return Log(whole, keys or [FIRST])
+
+
 def kept(export: Path, before: object = "512", gone: tuple[int, ...] = (0, 1)) -> Path:
-    """700 entries, the 600th of them on retention, and without the bundles `gone`."""
-    Log([retention(600, before) if seq == 600 else entry(seq) for seq in range(1, 701)]).write(export)
+    """700 entries, one of them on retention, and without the bundles `gone`."""
+    with_changes(retention(600, before), count=700).write(export)
     for n in gone:
         (export / f"tile/entries/{n:03}").unlink()
     return export
 
 
 @pytest.mark.parametrize("before, gone", [
-    ("512", ()), ("512", (0,)), ("512", (0, 1)), ("599", (0, 1)), ("256", (0,)), ("300", (0,)), ("0", ()),
+    ("512", ()), ("512", (0,)), ("512", (0, 1)), ("600", (0, 1)), ("256", (0,)), ("300", (0,)), ("0", ()),
 ])
 def test_old_bundles_may_be_gone_as_far_as_an_entry_says(export, before, gone):
     assert check(kept(export, before, gone))["entries_gone"] == 256 * len(gone)
@@ -648,7 +661,7 @@ def test_old_bundles_may_be_gone_as_far_as_an_entry_says(export, before, gone):
     ("256", (0, 1), "tile/entries/001: missing; by the log's own entries only those before 256 may be gone"),
     ("255", (0,), "tile/entries/000: missing; by the log's own entries only those before 255 may be gone"),
     ("512", (1,), "tile/entries/001: missing"),
-    ("600", (0, 1), "entry 599 (seq 600): entries_before is '600', not a number up to 599"),
+    ("601", (0, 1), "entry 600: entries_before is '601', not a number up to 600"),
     ("0512", (0, 1), "entries_before is '0512'"),
     ("-1", (0, 1), "entries_before is '-1'"),
     ("9" * 5000, (0, 1), "entries_before is"),
@@ -660,8 +673,7 @@ def test_old_bundles_gone_without_leave(export, before, gone, expected):
 
 
 def test_the_highest_word_of_the_log_on_retention_counts(export):
-    changes = {600: retention(600, "512"), 650: retention(650, "256")}
-    Log([changes.get(seq) or entry(seq) for seq in range(1, 701)]).write(export)
+    with_changes(retention(600, "512"), retention(650, "256"), count=700).write(export)
     for n in (0, 1):
         (export / f"tile/entries/{n:03}").unlink()
     assert check(export)["entries_gone"] == 512
@@ -680,11 +692,11 @@ def test_all_bundles_gone(export):
 
 
 def test_the_tiles_of_entries_that_are_gone_are_still_checked(export):
-    log = Log([retention(600, "512") if seq == 600 else entry(seq) for seq in range(1, 701)])
+    log = with_changes(retention(600, "512"), count=700)
     kept(export)
     for size in (1, 100, 256, 300, 512, 700):
         assert check(export, old=log.checkpoint(size))["extends"] == size
-    other = Log([entry(1, note="another"), *log.entries[1:]])
+    other = Log([entry(0, note="another"), *log.entries[1:]])
     assert "a fork" in refused(export, old=other.checkpoint(100))
     good = (export / "tile/0/001").read_bytes()
     put(export / "tile/0/001", flipped(good, 99))
@@ -698,11 +710,7 @@ def test_the_tiles_of_entries_that_are_gone_are_still_checked(export):
 
 
 def rotated(*changes: bytes, keys: list[Signer] | None = None, count: int = 20) -> Log:
-    """A log of `count` entries in which each of `changes` stands at its own seq."""
-    whole = entries(count)
-    for one in changes:
-        whole[json.loads(one)["seq"] - 1] = one
-    return Log(whole, keys or [FIRST, SECOND])
+    return with_changes(*changes, count=count, keys=keys or [FIRST, SECOND])
 
 
 TWICE = [rotation(5, FIRST, SECOND), rotation(12, SECOND, THIRD)]
@@ -713,14 +721,12 @@ def test_the_chain_of_keys_leads_from_each_key_to_the_one_in_force(export):
     log.write(export)
     for given in (FIRST, SECOND, THIRD):
         assert check(export, given.vkey)["key"] == THIRD.vkey
-        # Each checkpoint by the key of its time; the entry of a rotation is signed by both keys, and so may its log be.
-        for size, signers in ((1, [FIRST]), (4, [FIRST]), (5, [FIRST, SECOND]), (6, [SECOND]), (12, [SECOND, THIRD]), (20, [THIRD])):
-            for signer in (FIRST, SECOND, THIRD):
-                old = log.checkpoint(size, signer)
-                if signer in signers:
-                    assert check(export, given.vkey, old)["extends"] == size
-                else:
-                    assert "not signed by" in refused(export, given.vkey, old)
+        # Each checkpoint by the key of its time alone: the first one that contains a rotation's entry is by the new key.
+        for size, in_force in enumerate([FIRST] * 6 + [SECOND] * 7 + [THIRD] * 8):
+            assert check(export, given.vkey, log.checkpoint(size, in_force))["extends"] == size
+            for other in {FIRST, SECOND, THIRD} - {in_force}:
+                message = refused(export, given.vkey, log.checkpoint(size, other))
+                assert f"not signed by {ORIGIN}+{in_force.id.hex()}, in force there" in message
     assert refused(export, Signer("stranger").vkey).startswith("--vkey: no rotation in the log")
 
 
@@ -733,12 +739,15 @@ def test_a_retired_key_signs_no_more(export):
             assert f"not signed by {ORIGIN}+{THIRD.id.hex()}" in refused(export, given.vkey)
 
 
-def test_a_log_that_ends_in_its_rotation(export):
-    log = rotated(rotation(5, FIRST, SECOND), count=5)
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_log_that_ends_in_its_rotation(export, size):
+    log = rotated(rotation(size - 1, FIRST, SECOND), count=size)
     log.write(export)
-    for signer in (FIRST, SECOND):
-        put(export / "checkpoint", log.checkpoint(signer=signer))
-        assert check(export, FIRST.vkey)["key"] == SECOND.vkey
+    for given in (FIRST, SECOND):
+        assert check(export, given.vkey, log.checkpoint(size - 1, FIRST))["key"] == SECOND.vkey
+    put(export / "checkpoint", log.checkpoint(signer=FIRST))
+    for given in (FIRST, SECOND):
+        assert f"not signed by {ORIGIN}+{SECOND.id.hex()}" in refused(export, given.vkey)
 
 
 ALIEN = Signer("second", name="audit.example.com/globex")
@@ -754,19 +763,19 @@ ROTATIONS = {
     "a key of another log": (rotation(5, FIRST, ALIEN), "a key is not named"),
     "no key": (rotation(5, FIRST, SECOND, new_key="key"), "not an Ed25519 verification key"),
     "a number as key": (rotation(5, FIRST, SECOND, new_key=5), "detail.new_key is not a string"),
-    "no detail": (entry(5, action="audit_key_rotated", detail=None), "detail.old_key is not a string"),
+    "no detail": (entry(5, action="audit.rotate_key", detail=None), "detail.old_key is not a string"),
 }
 
 
 @pytest.mark.parametrize("change, expected", ROTATIONS.values(), ids=ROTATIONS.keys())
 def test_a_rotation_that_does_not_hold(export, change, expected):
     message = refused(rotated(change).write(export))
-    assert message.startswith("tile/entries/000.p/20: entry 4 (seq 5): ") and expected in message
+    assert message.startswith("tile/entries/000.p/20: entry 5: ") and expected in message
 
 
 def test_a_chain_of_keys_with_a_gap(export):
     message = refused(rotated(TWICE[0], rotation(12, FIRST, THIRD), keys=[FIRST, THIRD]).write(export))
-    assert message.endswith("entry 11 (seq 12): old_key is not the key of the rotation before")
+    assert message.endswith("entry 12: old_key is not the key of the rotation before")
 
 
 def test_a_key_file_that_does_not_fit_the_rotations(export):
@@ -774,6 +783,7 @@ def test_a_key_file_that_does_not_fit_the_rotations(export):
     for keys, expected in (
         ((THIRD, FIRST), "each earlier key"),
         ((THIRD,), "each earlier key"),
+        ((THIRD, FIRST, SECOND), "the latest first"),
         ((SECOND, THIRD, FIRST), "is in force"),
         ((THIRD, SECOND, FIRST, FIRST), "each earlier key"),
         ((THIRD, SECOND, FIRST, Signer("stranger")), "never had"),
@@ -782,16 +792,32 @@ def test_a_key_file_that_does_not_fit_the_rotations(export):
         assert expected in refused(export)
 
 
+def test_a_key_that_comes_back_is_listed_once(export):
+    log = rotated(rotation(5, FIRST, SECOND), rotation(12, SECOND, FIRST), keys=[SECOND, FIRST])
+    log.write(export)
+    for size, signer in ((5, FIRST), (6, SECOND), (12, SECOND), (13, FIRST)):
+        assert check(export, FIRST.vkey, log.checkpoint(size, signer))["key"] == FIRST.vkey
+    put(export / "vkey", f"{FIRST.vkey}\n{SECOND.vkey}\n{FIRST.vkey}\n".encode())
+    assert "each earlier key" in refused(export)
+
+
 def test_a_rotation_among_the_entries_that_are_gone(export):
     """What cannot be seen is not trusted: the earlier key leads nowhere, the later one holds."""
-    whole = entries(700)
-    whole[4], whole[599] = rotation(5, FIRST, SECOND), retention(600, "512")
-    log = Log(whole, [FIRST, SECOND])
-    log.write(export)
+    rotated(rotation(5, FIRST, SECOND), retention(600, "512"), count=700).write(export)
     assert check(export, FIRST.vkey)["entries_gone"] == 0
     (export / "tile/entries/000").unlink()
     assert check(export, SECOND.vkey)["entries_gone"] == 256
     assert f"not signed by {ORIGIN}+{FIRST.id.hex()}, in force there by --vkey" in refused(export, FIRST.vkey)
+
+
+def test_the_key_file_may_list_keys_from_before_the_entries_that_are_left(export):
+    changes = rotation(5, FIRST, SECOND), retention(600, "512"), rotation(650, SECOND, THIRD)
+    rotated(*changes, keys=[FIRST, SECOND, THIRD], count=700).write(export)
+    (export / "tile/entries/000").unlink()
+    assert check(export, SECOND.vkey)["key"] == THIRD.vkey
+    for keys in ((THIRD, FIRST, SECOND), (THIRD, FIRST), (THIRD,), (THIRD, SECOND, FIRST, FIRST)):
+        put(export / "vkey", "".join(f"{key.vkey}\n" for key in keys).encode())
+        assert "each earlier key" in refused(export, SECOND.vkey)
 
 
 # ---- The program ----
@@ -812,7 +838,7 @@ def test_one_line_and_the_exit_code(export, tmp_path):
     extends = [f"verified: 300 entries, root {root} (extends the checkpoint of 290)"]
     assert run(export, "--vkey", FIRST.vkey, "--checkpoint", tmp_path / "old") == (0, extends, "")
     put(export / "tile/0/000", flipped((export / "tile/0/000").read_bytes(), 256 * 17))
-    expected = "tile/entries/000: entry 17 (seq 18): its hash is not the one in tile/0/000"
+    expected = "tile/entries/000: entry 17: its hash is not the one in tile/0/000"
     assert run(export, "--vkey", FIRST.vkey) == (1, [f"not verified: {expected}"], "")
     code, lines, _ = run(export, "--vkey", FIRST.vkey, "--json")
     assert (code, json.loads(lines[0])) == (1, {"verified": False, "error": expected})

@@ -42,10 +42,10 @@ MAX_BUNDLE = TILE * (2 + 0xFFFF)
 
 
 class Invalid(Exception):
-    """The first thing that is wrong: in which file, at which entry (index from 0) where there is one, and what."""
+    """The first thing that is wrong: in which file, at which entry (counted from 0) where there is one, and what."""
 
     def __init__(self, where: str, problem: str, index: int | None = None):
-        place = where if index is None else f"{where}: entry {index} (seq {index + 1})"
+        place = where if index is None else f"{where}: entry {index}"
         text = f"{place}: {problem}"
         # Names and texts of the export reach a terminal here; they must not steer it.
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
@@ -321,9 +321,9 @@ def parse_object(entry: bytes, where: str, index: int) -> dict:
 
 @dataclass(frozen=True)
 class Rotation:
-    """From the entry `seq` on the log is signed by `new`."""
+    """A log that contains the entry `index` is signed by `new`, a shorter one by `old`."""
 
-    seq: int
+    index: int
     old: Key
     new: Key
 
@@ -338,19 +338,19 @@ class Trail:
     entries_before: int = 0  # entries with a smaller index may be gone, by the entries on retention
 
     def add(self, entry: bytes, where: str, index: int) -> None:
-        """The product's own rules: `seq` is index + 1, one `tenant` in all entries, a `time`."""
+        """The product's own rules: `seq` is the index, one `tenant` in all entries, a `time`."""
         fields = parse_object(entry, where, index)
         seq, tenant = fields.get("seq"), fields.get("tenant")
-        if type(seq) is not int or seq != index + 1:
-            raise Invalid(where, f"its seq is {seq!a}, not {index + 1}", index)
+        if type(seq) is not int or seq != index:
+            raise Invalid(where, f"its seq is {seq!a}, not {index}", index)
         if not isinstance(tenant, str) or not tenant or tenant != (self.tenant or tenant):
             raise Invalid(where, f"its tenant is {tenant!a}, not {self.tenant or 'a name'!a}", index)
         if "time" not in fields:
             raise Invalid(where, "has no time", index)
         self.tenant = tenant
-        if fields.get("action") == "audit_retention":
+        if fields.get("action") == "audit.retention":
             self.add_retention(fields, where, index)
-        elif fields.get("action") == "audit_key_rotated":
+        elif fields.get("action") == "audit.rotate_key":
             self.add_rotation(fields, where, index)
 
     def add_retention(self, fields: dict, where: str, index: int) -> None:
@@ -367,13 +367,13 @@ class Trail:
             raise Invalid(where, f"a key is not named {self.origin!a}", index)
         if self.rotations and self.rotations[-1].new != old:
             raise Invalid(where, "old_key is not the key of the rotation before", index)
-        lines = ["partywall audit key rotation v1", self.origin, old.text, new.text, str(index + 1)]
+        lines = ["partywall audit key rotation v1", self.origin, old.text, new.text, str(index)]
         message = "".join(f"{line}\n" for line in lines).encode()
         for key, name in ((old, "signature_old"), (new, "signature_new")):
             signature = decode_base64(detail(fields, name, where, index))
             if signature is None or not key.verifies(signature, message):
                 raise Invalid(where, f"{name} does not fit", index)
-        self.rotations.append(Rotation(index + 1, old, new))
+        self.rotations.append(Rotation(index, old, new))
 
 
 def detail(fields: dict, name: str, where: str, index: int) -> str:
@@ -417,23 +417,6 @@ def check_upper_tiles(directory: Path, leaves: list[bytes]) -> None:
         level, below = level + 1, hashes
 
 
-def keys_at(size: int, trail: Trail, given: Key) -> list[Key]:
-    """The keys that may sign a log of `size` entries: the one in force, and the one that its last entry retires."""
-    keys = [trail.rotations[0].old if trail.rotations else given]
-    for rotation in trail.rotations:
-        if rotation.seq <= size:
-            keys = [rotation.new] if rotation.seq < size else [rotation.new, rotation.old]
-    return keys
-
-
-def check_signed(checkpoint: Checkpoint, trail: Trail, given: Key) -> None:
-    """A signature by the key in force at that size; a retired key signs nothing more."""
-    keys = keys_at(checkpoint.size, trail, given)
-    if not any([checkpoint.note.signed_by(key) for key in keys]):
-        wanted = " or ".join(f"{key.name}+{key.id.hex()}" for key in keys)
-        raise Invalid(checkpoint.note.where, f"not signed by {wanted}, in force there by --vkey and the log's rotations")
-
-
 def key_chain(trail: Trail, given: Key) -> list[Key]:
     """The keys of the log in order, as far as its entries are here; --vkey must be one of them."""
     chain = [trail.rotations[0].old] if trail.rotations else [given]
@@ -443,16 +426,24 @@ def key_chain(trail: Trail, given: Key) -> list[Key]:
     return chain
 
 
+def check_signed(checkpoint: Checkpoint, trail: Trail, chain: list[Key]) -> None:
+    """A signature by the key in force at that size: each rotation among its entries has put the next one in force."""
+    key = chain[sum(rotation.index < checkpoint.size for rotation in trail.rotations)]
+    if not checkpoint.note.signed_by(key):
+        wanted = f"{key.name}+{key.id.hex()}"
+        raise Invalid(checkpoint.note.where, f"not signed by {wanted}, in force there by --vkey and the log's rotations")
+
+
 def check_key_file(directory: Path, chain: list[Key], gone: int) -> None:
-    """That DIR/vkey lists the key in force, then the earlier ones. What it lists is compared only, never trusted."""
+    """That DIR/vkey lists each key of the log once, the latest first. What it lists is compared only, never trusted."""
     lines = decode_text(read_file(directory, "vkey", MAX_TEXT), "vkey")[:-1].split("\n")
-    first, *earlier = [parse_key(line, "vkey") for line in lines]
-    if first != chain[-1]:
-        raise Invalid("vkey", f"its first key is {first.text}, but {chain[-1].text} is in force")
-    known = set(chain) - {first}
-    if not known <= set(earlier) or len(earlier) != len(set(earlier)):
-        raise Invalid("vkey", "does not list each earlier key of the log once")
-    if known != set(earlier) and not gone:  # the rotations of further keys may stand in entries that are gone
+    listed = [parse_key(line, "vkey") for line in lines]
+    known = list(dict.fromkeys(reversed(chain)))
+    if listed[0] != known[0]:
+        raise Invalid("vkey", f"its first key is {listed[0].text}, but {known[0].text} is in force")
+    if listed[: len(known)] != known or len(set(listed)) != len(listed):
+        raise Invalid("vkey", "does not list each earlier key of the log once, the latest first")
+    if len(listed) > len(known) and not gone:  # the rotations of still earlier keys may stand in entries that are gone
         raise Invalid("vkey", "lists a key that the log never had")
 
 
@@ -482,11 +473,11 @@ def verify(directory: Path, vkey: str, old_file: Path | None = None) -> dict:
         path = tile_path("entries", trail.entries_before // TILE, TILE)
         raise Invalid(path, f"missing; by the log's own entries only those before {trail.entries_before} may be gone")
     chain = key_chain(trail, given)
-    check_signed(checkpoint, trail, given)
+    check_signed(checkpoint, trail, chain)
     check_key_file(directory, chain, gone)
     if old:
         check_prefix(old, checkpoint.size, leaves)
-        check_signed(old, trail, given)
+        check_signed(old, trail, chain)
     return {
         "verified": True,
         "origin": checkpoint.origin,
