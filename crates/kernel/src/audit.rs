@@ -335,7 +335,7 @@ impl Kernel {
             .inspect(|seq| self.release_if_dead(resident, &[*seq]))
     }
 
-    /// Puts a durable record where its fold finds it. A deleted tenant has no database to fold into.
+    /// Puts a record of the journal where its fold finds it. A deleted tenant has no database to fold into.
     pub(crate) fn await_fold(
         &self,
         resident: &Resident,

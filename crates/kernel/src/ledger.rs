@@ -1,7 +1,8 @@
 //! Attempts: reserved, recorded as sent, settled exactly once.
 //!
 //! An [`OpenAttempt`] cannot be lost: settling consumes it, and dropping it records `unknown`, charged at its hold. Appending to
-//! the journal is a short write and needs no task, so `Drop` does it in place.
+//! the journal is work in memory, and giving the record to the operating system a short write: neither needs a task, so `Drop`
+//! does both in place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -146,7 +146,7 @@ impl Books {
     }
 }
 
-/// A durable record that waits for its fold.
+/// A record of the journal that waits for its fold.
 #[derive(Clone)]
 pub(crate) struct Pending {
     pub(crate) seq: Seq,

@@ -1,14 +1,14 @@
 //! The journal: the only files synced on the hot path, shared by all tenants.
 //!
-//! A record is sealed by its caller with its tenant's key, appended to a preallocated segment with
-//! one write, and confirmed by [`Journal::synced`] once the group that holds it is signed and on
-//! disk. Appending never waits for a sync: a thread of its own takes what was appended since its
-//! last round, hashes it onto the chain, signs once, syncs once and answers everybody who waits.
+//! A record is sealed by its caller with its tenant's key and gathered in memory; those gathered go into a preallocated segment
+//! with one write, at the latest after a quarter of a second. [`Journal::synced`] confirms a record once the group that holds it
+//! is signed and on disk. Appending never waits for a sync: a thread of its own takes what was appended since its last round,
+//! hashes it onto the chain, signs once, syncs once and answers everybody who waits.
 //!
-//! What survives: a killed process loses nothing that [`Journal::append`] returned; a power cut
-//! loses at most what no [`Journal::synced`] had confirmed, which is at most the last quarter of a
-//! second. A failed write or sync is never retried: the journal is poisoned, and every later
-//! append and wait fails until the process is started anew on a disk that works.
+//! What survives: a killed process loses nothing that [`Journal::write_out`] or [`Journal::synced`] had confirmed, a power cut
+//! nothing that [`Journal::synced`] had; what is lost beyond that is at most the last quarter of a second. A failed write or sync
+//! is never retried: the journal is poisoned, and every later append and wait fails until the process is started anew on a disk
+//! that works.
 //!
 //! Measured on two cores and ext4, release build, records of 500 bytes: an append takes 2.4 µs in
 //! one thread, 0.7 µs of it the caller's sealing; append and sync one after another 0.13 ms, in
