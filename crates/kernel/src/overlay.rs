@@ -280,10 +280,17 @@ fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
         .map(|at| at.line())
         .filter(|line| *line > 0);
     let text = error.without_snippet().to_string();
-    let unknown = text
-        .split_once("unknown field")
-        .and_then(|(_, rest)| rest.split(['`', '\'', '"']).nth(1));
+    let rest = text.split_once("unknown field").map(|(_, rest)| rest);
+    let mut quoted = rest
+        .into_iter()
+        .flat_map(|rest| rest.split(['`', '\'', '"']));
+    let unknown = quoted.nth(1);
+    // What is expected in its place tells where it stands.
+    let in_alerts = quoted.any(|expected| expected.contains("webhook"));
     let message = match unknown {
+        Some(key) if in_alerts => {
+            format!("alerts.{key}: unknown key; known are webhook, secret, thresholds")
+        }
         Some(key) if OPERATOR_KEYS.contains(&key) => {
             format!("{key}: is set by the operator and cannot stand in a tenant's configuration")
         }
@@ -291,7 +298,7 @@ fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
             format!("{key}: is not available in this version")
         }
         Some(key) => format!(
-            "{key}: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks"
+            "{key}: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks, alerts"
         ),
         None => {
             let what = text.lines().next().unwrap_or("not valid YAML");
@@ -357,7 +364,17 @@ mod tests {
                 1,
                 "cost_per_day_usd: is set by the operator",
             ),
-            ("model: a\n\ncolour: red\n", 3, "colour: unknown key"),
+            (
+                "model: a\n\ncolour: red\n",
+                3,
+                "colour: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks, alerts",
+            ),
+            ("webhook: x\n", 1, "webhook: unknown key; known are model"),
+            (
+                "alerts:\n  webhok: x\n",
+                2,
+                "alerts.webhok: unknown key; known are webhook, secret, thresholds",
+            ),
             ("cache: { exact: true }\n", 1, "cache: is not available"),
             ("model: a\nmodel: b\n", 2, "uplicate"),
             ("model: &x a\nsystem_prompt: *x\n", 1, "anchor"),
