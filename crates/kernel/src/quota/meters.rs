@@ -458,10 +458,12 @@ impl Meters {
         now: Timestamp,
     ) -> Vec<(Box<str>, Vec<Gauge>)> {
         let moment = self.moment(now);
-        let own = self.parties.iter_mut().filter(|party| party.kind == kind);
+        let own = self.parties.iter_mut().filter_map(|party| {
+            party.counters.advance(moment);
+            (party.kind == kind && !party.counters.is_idle()).then_some(party)
+        });
         let mut lines: Vec<_> = own
             .map(|party| {
-                party.counters.advance(moment);
                 let limits = *party.limits(in_force);
                 let mut gauges = party.counters.gauges(&limits);
                 gauges.retain(|gauge| gauge.quota.is_personal());
