@@ -220,7 +220,7 @@ impl Settling {
 }
 
 /// A call's place among the tenant's requests. Dropping it ends the call for the limit of concurrent requests; the request stays
-/// counted.
+/// counted: over a restart where an attempt of it left, in this process where none did.
 #[must_use = "dropping it ends the call"]
 pub struct CallSlot {
     resident: Arc<Resident>,
