@@ -23,7 +23,7 @@ def narrow_config(sim: Simulator) -> dict:
     config = default_config(sim)
     for provider in config["providers"]:
         provider.update(concurrency=SLOTS, queue_length=QUEUE, queue_wait=f"{WAIT_S}s")
-    config["tiers"]["heavy"] = {"model": "sim-fast", "weight": 10, "guaranteed_slots": 1}
+    config["tiers"]["heavy"] = {"model": "sim-fast", "weight": 10, "guaranteed_slots": 0}
     config["tiers"]["no-minimum"] = {"model": "sim-fast", "guaranteed_slots": 0}
     return config
 
@@ -220,23 +220,35 @@ def test_a_fallback_at_another_provider_takes_over_from_a_full_line(narrow, sim)
         assert row["provider"] == "sim-anthropic" and row["attempt"] == 1
 
 
-def test_waiting_tenants_share_by_weight(narrow, sim):
+@pytest.fixture
+def patient(sim: Simulator, narrow_config: dict):
+    """The same with room in the line for all who come."""
+    providers = [{**provider, "queue_length": 60, "queue_wait": "20s"} for provider in narrow_config["providers"]]
+    gateway = Gateway(sim, {**narrow_config, "providers": providers})
+    try:
+        yield gateway.start()
+    finally:
+        gateway.close()
+
+
+def test_waiting_tenants_share_by_weight(patient):
     """Two that always wait, of weights 10 and 1 and without a minimum to lean on: most answers are the heavier one's."""
-    light, heavy = narrow.tenant("light", tier="no-minimum"), narrow.tenant("heavy", tier="heavy")
+    light, heavy = patient.tenant("light", tier="no-minimum"), patient.tenant("heavy", tier="heavy")
     stop = threading.Event()
     counts = {light.id: 0, heavy.id: 0}
     lock = threading.Lock()
 
     def load(tenant):
-        with httpx.Client(base_url=narrow.url, timeout=30, trust_env=False) as client:
-            body = {"model": "sim-fast", "messages": [{"role": "user", "content": "[[sim:delay=40ms]]"}]}
+        with httpx.Client(base_url=patient.url, timeout=30, trust_env=False) as client:
+            body = {"model": "sim-fast", "messages": [{"role": "user", "content": "[[sim:delay=100ms]]"}]}
             while not stop.is_set():
                 answer = client.post("/v1/chat/completions", json=body, headers=tenant.bearer)
-                if answer.status_code == 200:
+                # What still waits at the end is served whatever its weight.
+                if answer.status_code == 200 and not stop.is_set():
                     with lock:
                         counts[tenant.id] += 1
 
-    threads = [threading.Thread(target=load, args=(tenant,)) for tenant in (light, heavy) for _ in range(5)]
+    threads = [threading.Thread(target=load, args=(tenant,)) for tenant in (light, heavy) for _ in range(12)]
     for thread in threads:
         thread.start()
     time.sleep(4)
