@@ -84,21 +84,16 @@ pub(crate) async fn admit(
 }
 
 /// What a caller is told whose authority ended while its call was under way: what it would be told now.
-pub(crate) async fn ended(gw: &Gateway, presented: &Presented<'_>) -> Refusal {
-    let caller = Caller::from_token(presented.expose_str());
-    match gw.kernel().admit(caller).await {
-        Err(Refused::Suspended) => Refusal::Suspended,
-        Err(Refused::Frozen) => Refusal::Frozen,
-        _ => Refusal::BadCredential,
-    }
-}
-
-/// Resolves when the authority ends, with what its caller would be told now; for streams, which have no way to ask.
-pub(crate) async fn end_of(admission: Admission) -> Refusal {
-    admission.ended().await;
+pub(crate) fn told_now(admission: &Admission) -> Refusal {
     admission
         .refused_now()
         .map_or(Refusal::BadCredential, |refused| refusal(&refused))
+}
+
+/// Resolves when the authority ends, with what its caller is told.
+pub(crate) async fn end_of(admission: Admission) -> Refusal {
+    admission.ended().await;
+    told_now(&admission)
 }
 
 fn refusal(refused: &Refused) -> Refusal {

@@ -62,7 +62,7 @@ where
     let completed = tokio::select! {
         biased;
         // Frozen, suspended, revoked, rotated or deleted meanwhile: whatever was under way is dropped, and so settled.
-        () = admission.ended() => Err(Stop::Failed(door::ended(gw, &presented).await)),
+        () = admission.ended() => Err(Stop::Failed(door::told_now(&admission))),
         completed = complete(gw, trail, admission.clone(), inbound.operation, &inbound.headers, &mut inbound.body) => completed,
     };
     match completed {
