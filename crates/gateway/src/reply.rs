@@ -56,9 +56,7 @@ impl ReplyBody {
     pub fn empty() -> Self {
         Self::Whole(None)
     }
-}
 
-impl ReplyBody {
     /// On whose authority a stream goes on. A client that takes nothing keeps it from being read, and so from seeing its own end.
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {

@@ -160,9 +160,7 @@ impl Refusal {
             Self::Internal => "internal error; the request id names it in the log",
         })
     }
-}
 
-impl Refusal {
     fn busy_message(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::TenantBusy { what, .. } => {
