@@ -29,6 +29,7 @@ pub(crate) use audit::raw;
 pub(crate) use configuration::{check_file, show_file};
 pub(crate) use doctor::examine;
 pub(crate) use limits::quota_view;
+use tenants::Turn;
 
 /// What commands work on: the kernel, and the parts that a running gateway shares with its pipeline.
 pub(crate) struct Office {
@@ -96,9 +97,9 @@ impl Office {
             Command::TenantsCreate(new) => self.create_tenant(operator, new).await,
             Command::TenantsList => self.list_tenants(operator, to).await,
             Command::TenantsShow { id } => self.show_tenant(operator, &id),
-            Command::TenantsSuspend { id } => self.suspend_tenant(operator, &id).await,
-            Command::TenantsFreeze { id } => self.freeze_tenant(operator, &id).await,
-            Command::TenantsResume { id } => self.resume_tenant(operator, &id).await,
+            Command::TenantsSuspend { id } => self.turn(operator, &id, Turn::Suspend).await,
+            Command::TenantsFreeze { id } => self.turn(operator, &id, Turn::Freeze).await,
+            Command::TenantsResume { id } => self.turn(operator, &id, Turn::Resume).await,
             Command::TenantsDelete { id, confirm } => {
                 self.delete_tenant(operator, &id, &confirm).await
             }

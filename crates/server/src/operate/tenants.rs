@@ -12,6 +12,14 @@ use super::{Office, feed_all, limits, tokens};
 use crate::fault::{fault, internal};
 use crate::feed::Feed;
 
+/// From one status of a tenant to another.
+#[derive(Clone, Copy)]
+pub(super) enum Turn {
+    Suspend,
+    Freeze,
+    Resume,
+}
+
 impl Office {
     pub(super) async fn create_tenant(
         &self,
@@ -71,43 +79,20 @@ impl Office {
         self.view(operator, &self.tenant(operator, id)?)
     }
 
-    pub(super) async fn suspend_tenant(
+    pub(super) async fn turn(
         &self,
         operator: &Operator,
         id: &TenantId,
+        turn: Turn,
     ) -> Result<Answer, Fault> {
-        let tenant = self.tenant(operator, id)?;
-        self.kernel
-            .suspend_tenant(operator, &tenant)
-            .await
-            .map_err(fault)?;
-        // The suspension has ended this authority too.
-        self.show_tenant(operator, id)
-    }
-
-    pub(super) async fn freeze_tenant(
-        &self,
-        operator: &Operator,
-        id: &TenantId,
-    ) -> Result<Answer, Fault> {
-        let tenant = self.tenant(operator, id)?;
-        self.kernel
-            .freeze_tenant(operator, &tenant)
-            .await
-            .map_err(fault)?;
-        self.show_tenant(operator, id)
-    }
-
-    pub(super) async fn resume_tenant(
-        &self,
-        operator: &Operator,
-        id: &TenantId,
-    ) -> Result<Answer, Fault> {
-        let tenant = self.tenant(operator, id)?;
-        self.kernel
-            .resume_tenant(operator, &tenant)
-            .await
-            .map_err(fault)?;
+        let (kernel, tenant) = (&self.kernel, self.tenant(operator, id)?);
+        match turn {
+            Turn::Suspend => kernel.suspend_tenant(operator, &tenant).await,
+            Turn::Freeze => kernel.freeze_tenant(operator, &tenant).await,
+            Turn::Resume => kernel.resume_tenant(operator, &tenant).await,
+        }
+        .map_err(fault)?;
+        // A suspension has ended this authority too: the view is that of a fresh one.
         self.show_tenant(operator, id)
     }
 
