@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::tests::example;
 
 #[test]
 fn every_line_is_complete_and_unique() {
@@ -60,11 +61,7 @@ fn access_is_printed_for_programs() {
 #[test]
 fn each_line_finds_itself() {
     for route in TABLE {
-        let path = route
-            .path
-            .replace("{model}", "a%2Fb")
-            .replace("{tenant}", "acme")
-            .replace("{token}", "ci");
+        let path = example(route.path);
         match find(route.listener, &route.method, &path) {
             Found::Route(found, _) => {
                 assert_eq!((found.path, &found.method), (route.path, &route.method))
@@ -135,11 +132,7 @@ fn what_is_not_in_the_table_is_not_found() {
 #[test]
 fn another_method_is_told_what_is_allowed() {
     for route in TABLE {
-        let path = route
-            .path
-            .replace("{model}", "m")
-            .replace("{tenant}", "acme")
-            .replace("{token}", "ci");
+        let path = example(route.path);
         let Found::OtherMethod(allow) = find(route.listener, &Method::PUT, &path) else {
             panic!("{path}")
         };

@@ -3,13 +3,6 @@
 use super::*;
 use crate::routes::{Access, Listener, TABLE};
 
-fn path_of(pattern: &str) -> String {
-    pattern
-        .replace("{model}", "sim-fast")
-        .replace("{tenant}", "acme")
-        .replace("{token}", "default")
-}
-
 /// The body without what may differ between two refusals: the request id, which Anthropic's shape repeats.
 fn bare(wire: &Wire) -> String {
     let id = wire.header("x-request-id").unwrap_or_default();
@@ -34,7 +27,7 @@ async fn credentials_of_one_side_open_nothing_on_the_other() {
             Listener::Public => (house.public(), &house.operator_key),
             Listener::Admin => (house.admin(), &token),
         };
-        let line = format!("{} {}", route.method(), path_of(route.path()));
+        let line = format!("{} {}", route.method(), example(route.path()));
         let absent = call(at, &line, &[], "").await;
         assert_eq!(absent.status, 401, "{line}: {}", absent.body);
         let mut credentials = vec![
@@ -81,7 +74,7 @@ async fn roles_are_those_of_the_table() {
             let Access::Tenant { roles } = route.access() else {
                 continue;
             };
-            let line = format!("{} {}", route.method(), path_of(route.path()));
+            let line = format!("{} {}", route.method(), example(route.path()));
             let call_of_any_kind = r#"{"model":"sim-fast","messages":[{"role":"user","content":"x"}],"max_tokens":5,"input":"x"}"#;
             let body = if route.method() == http::Method::POST {
                 call_of_any_kind

@@ -140,6 +140,14 @@ fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
+/// A path of that pattern.
+pub(crate) fn example(pattern: &str) -> String {
+    pattern
+        .replace("{model}", "sim-fast")
+        .replace("{tenant}", "acme")
+        .replace("{token}", "default")
+}
+
 /// One request on a connection of its own, with these header lines.
 pub(crate) async fn call(at: SocketAddr, line: &str, headers: &[&str], body: &str) -> Wire {
     let mut head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
