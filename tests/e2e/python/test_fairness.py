@@ -88,6 +88,18 @@ class Noise:
             self._stack.close()
 
 
+def hang_up(tenant, model: str) -> None:
+    """A call that its client gives up at once."""
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{tenant.gateway.url}/v1/chat/completions",
+            json={"model": model, "messages": [{"role": "user", "content": "Hello"}]},
+            headers=tenant.bearer,
+            timeout=httpx.Timeout(5, read=0.1),
+            trust_env=False,
+        )
+
+
 def open_upstream(sim: Simulator) -> int:
     return sim.stats()["requests_open"]
 
@@ -168,14 +180,7 @@ def test_a_hang_up_in_the_line_frees_the_place(narrow, sim):
         eventually(lambda: noise.open() == SLOTS - 1, 5, "all slots of one tenant")
         # The tenant's places in the line are three. Each of these gives up at once; had one stayed, the tenth would find none.
         for _ in range(10):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(
-                    f"{narrow.url}/v1/chat/completions",
-                    json={"model": "sim-fast", "messages": [{"role": "user", "content": "Hello"}]},
-                    headers=noisy.bearer,
-                    timeout=httpx.Timeout(5, read=0.1),
-                    trust_env=False,
-                )
+            hang_up(noisy, "sim-fast")
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(noisy.chat) for _ in range(3)]
             time.sleep(0.3)
@@ -197,14 +202,7 @@ def test_a_hang_up_in_the_line_of_a_provider_that_is_read_to_the_end_sends_nothi
         noise.make(SLOTS - 1)
         eventually(lambda: noise.open() == SLOTS - 1, 5, "all slots of one tenant")
         mark = len(sim.requests())
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                f"{narrow.url}/v1/chat/completions",
-                json={"model": "draining", "messages": [{"role": "user", "content": "Hello"}]},
-                headers=noisy.bearer,
-                timeout=httpx.Timeout(5, read=0.1),
-                trust_env=False,
-            )
+        hang_up(noisy, "draining")
         time.sleep(WAIT_S + 0.5)
         assert len(sim.requests()) == mark
 
