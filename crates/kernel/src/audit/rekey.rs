@@ -232,6 +232,18 @@ fn in_force(tx: &ReadTx<'_>) -> Result<Option<Vec<u8>>, StoreError> {
     tx.query_one(sql, params![], |row| Ok(row.get(0)?))
 }
 
+/// The key that was in force when the log had `size` entries, where there was ever more than one.
+pub(crate) fn in_force_at(tx: &ReadTx<'_>, size: u64) -> Result<Option<LogKey>, StoreError> {
+    // A key's own entry is the first that it signs for; the first key has no entry.
+    let sql =
+        "SELECT vkey FROM audit_key WHERE number = 0 OR place < ?1 ORDER BY number DESC LIMIT 1";
+    let text = tx.query_one(sql, params![signed(size)], |row| {
+        Ok(row.get::<_, String>(0)?)
+    })?;
+    text.map(|text| LogKey::parse(&text).map_err(|_| StoreError::Damaged))
+        .transpose()
+}
+
 /// Keys that were in force before the present one, the latest first.
 pub(crate) fn retired(tx: &ReadTx<'_>) -> Result<Vec<LogKey>, StoreError> {
     let sql = "SELECT vkey FROM audit_key WHERE place IS NOT NULL AND sealed IS NULL ORDER BY number DESC";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base::{Clock, TenantId, Timestamp};
 use vault::{Secret, SigningKey};
 
-use crate::audit::tree::log_key;
+use crate::audit::tree::{log_key, stored_edge};
 use crate::audit::verify::{AuditError, LogFault};
 use crate::lifecycle::NewTenant;
 use crate::resident::Resident;
@@ -124,6 +124,30 @@ async fn a_kill_after_any_step_of_a_rotation_leaves_the_key_that_the_log_names()
             assert_eq!(verified(&tenant).await.unwrap(), 0);
         }
     }
+}
+
+#[tokio::test]
+async fn a_retired_key_signs_nothing_more() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("data");
+    let (kernel, operator, _clock) = first(&path).await;
+    let owner = resident(&kernel);
+    let tenant = kernel.tenant(&operator, &acme()).unwrap();
+    let before = tenant.audit_checkpoint().await.unwrap();
+    let old = kernel.audit_signer(&owner).unwrap();
+    kernel.rotate_audit_key(&operator, &tenant).await.unwrap();
+    let after = tenant.audit_checkpoint().await.unwrap();
+    for kept in [&before, &after] {
+        tenant.audit_walk(Some(kept)).await.unwrap();
+    }
+    // The checkpoint of today, signed by whoever kept the old key.
+    let place = kernel.place(&owner).unwrap();
+    let edge = kernel.engine().read(&place, stored_edge).await.unwrap();
+    let forged = old.sign(&edge).note;
+    assert!(matches!(
+        tenant.audit_walk(Some(&forged)).await,
+        Err(AuditError::Log(LogFault::KeptNote(_)))
+    ));
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl Signer {
         &self.public
     }
 
-    fn sign(&self, edge: &Edge) -> SignedCheckpoint {
+    pub(super) fn sign(&self, edge: &Edge) -> SignedCheckpoint {
         let checkpoint = Checkpoint {
             origin: self.public.name().to_owned(),
             size: edge.size(),

@@ -193,10 +193,10 @@ impl Tenant {
         let note = state.head.ok_or(LogFault::Note(NoteError::Malformed))?;
         // The latest checkpoint is by the key in force; a kept one may be older than that key.
         let head = Checkpoint::open(&note, &keys[..1]).map_err(LogFault::Note)?;
-        let kept = kept
-            .map(|note| Checkpoint::open(note, &keys).map_err(LogFault::KeptNote))
-            .transpose()?
-            .map(|signed| signed.checkpoint);
+        let kept = match kept {
+            None => None,
+            Some(note) => Some(self.kept(note, &keys).await?),
+        };
         let (size, root) = (state.edge.size(), state.edge.root());
         if (head.checkpoint.size, head.checkpoint.root) != (size, root) {
             return Err(LogFault::Checkpoint.into());
@@ -218,6 +218,21 @@ impl Tenant {
             dropped_to: 0,
             next: 0,
         })
+    }
+}
+
+impl Tenant {
+    // A retired key signs nothing more: the note is by the key that was in force at its size.
+    async fn kept(&self, note: &str, keys: &[LogKey]) -> Result<Checkpoint, AuditError> {
+        let kept = Checkpoint::open(note, keys).map_err(LogFault::KeptNote)?;
+        let size = kept.checkpoint.size;
+        let then = self
+            .read(move |tx| crate::audit::rekey::in_force_at(tx, size))
+            .await?;
+        if let Some(key) = then {
+            Checkpoint::open(note, &[key]).map_err(LogFault::KeptNote)?;
+        }
+        Ok(kept.checkpoint)
     }
 }
 
@@ -351,7 +366,10 @@ impl LogWalk {
         if seen.action == RETENTION
             && let Some(before) = seen.detail.entries_before
         {
-            let before = before.parse().map_err(|_| LogFault::Altered(place))?;
+            let before: u64 = before.parse().map_err(|_| LogFault::Altered(place))?;
+            if before > place {
+                return Err(LogFault::Altered(place));
+            }
             self.dropped_to = self.dropped_to.max(before);
         }
         Ok(())

@@ -126,7 +126,7 @@ fn readme(log: &AuditVerified) -> String {
          tile/entries/...    the entries: 256 to a file, each after its length in two bytes\n\
          tile/0/... 1/...    the hash tree over them (RFC 6962, C2SP tlog-tiles)\n\
          vkey                the key that the checkpoint verifies with; earlier keys below it\n\
-         manifest.json       every other file with its size and SHA-256\n\
+         manifest.json       every file but itself and the checkpoint, with its size and SHA-256\n\
          \n\
          Each entry is one canonical JSON object (RFC 8785). Numbers called seq count from 0.\n\
          \n\
