@@ -57,6 +57,9 @@ impl Kernel {
 
     async fn fold_now(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
         let _one_at_a_time = resident.folding.lock().await;
+        // What can be missing is looked for before anything is taken out of the books.
+        let place = self.place(resident)?;
+        let signer = self.audit_signer(resident)?;
         let batch: Arc<Vec<Pending>> = {
             let mut books = resident.books();
             books.fold_asked = false;
@@ -67,8 +70,6 @@ impl Kernel {
             return Ok(());
         }
         self.pending().fetch_sub(batch.len(), Ordering::Relaxed);
-        let place = self.place(resident)?;
-        let signer = self.audit_signer(resident)?;
         let rows = Arc::clone(&batch);
         match self
             .engine()

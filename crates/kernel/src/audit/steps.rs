@@ -151,6 +151,24 @@ async fn a_retired_key_signs_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_fold_that_cannot_sign_leaves_what_waits_where_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("data");
+    let (kernel, operator, _clock) = first(&path).await;
+    let owner = resident(&kernel);
+    kernel.fold(&owner).await.unwrap();
+    let signer = owner.audit_signer.swap(None);
+    grow(&kernel, &operator, 1).await;
+    let waiting = owner.books().pending.len();
+    assert!(waiting > 0 && kernel.fold(&owner).await.is_err());
+    assert_eq!(owner.books().pending.len(), waiting);
+    owner.audit_signer.store(signer);
+    let tenant = kernel.tenant(&operator, &acme()).unwrap();
+    assert_eq!(verified(&tenant).await.unwrap(), 0);
+    assert!(owner.books().pending.is_empty());
+}
+
+#[tokio::test]
 async fn what_is_too_old_goes_by_whole_bundles_and_an_entry_says_so() {
     let day = Duration::from_secs(86_400);
     let home = tempfile::tempdir().unwrap();
