@@ -18,7 +18,7 @@ from slowness import SlowClients  # noqa: E402
 def pytest_configure(config):
     for program in (PARTYWALL, SIMULATOR):
         if not program.exists():
-            pytest.exit(f"{program} is missing; build it, or run `cargo xtask test`", returncode=3)
+            raise pytest.UsageError(f"{program} is missing; build it, or run `cargo xtask test`")
 
 
 @pytest.hookimpl(hookwrapper=True)
