@@ -52,24 +52,48 @@ async fn attempts(
     own: Option<&Own>,
     to: &Feed,
 ) -> Result<(), Fault> {
-    let mut after = None;
-    loop {
-        let page = tenant
-            .ledger_page(period.from, period.to, after)
-            .await
-            .map_err(fault)?;
-        let last = page.len() < PAGE_MAX;
-        after = page.last().map(|row| row.place);
-        for row in page
-            .into_iter()
-            .filter(|row| own.is_none_or(|own| own.has(row)))
-        {
+    let mut pages = Pages::new(tenant, period, own);
+    while let Some(page) = pages.next().await? {
+        for row in page {
             to.push(Row::Ledger(Box::new(ledger_row(tenant, row)?)))
                 .await?;
         }
-        if last {
-            return Ok(());
+    }
+    Ok(())
+}
+
+/// The ledger's rows of a period, page by page, or of those what is somebody's own.
+struct Pages<'a> {
+    tenant: &'a Tenant,
+    period: Period,
+    own: Option<&'a Own>,
+    /// Place of the last row that was read.
+    after: Option<i64>,
+    over: bool,
+}
+
+impl<'a> Pages<'a> {
+    fn new(tenant: &'a Tenant, period: Period, own: Option<&'a Own>) -> Self {
+        Self {
+            tenant,
+            period,
+            own,
+            after: None,
+            over: false,
         }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<report::LedgerRow>>, Fault> {
+        if self.over {
+            return Ok(None);
+        }
+        let Period { from, to } = self.period;
+        let page = self.tenant.ledger_page(from, to, self.after).await;
+        let mut page = page.map_err(fault)?;
+        self.over = page.len() < PAGE_MAX;
+        self.after = page.last().map(|row| row.place);
+        page.retain(|row| self.own.is_none_or(|own| own.has(row)));
+        Ok(Some(page))
     }
 }
 
@@ -104,15 +128,9 @@ async fn days(tenant: &Tenant, period: Period, to: &Feed) -> Result<(), Fault> {
 /// The daily sums of what is somebody's own. No rollup is kept for them: they are made of the ledger.
 async fn own_days(tenant: &Tenant, period: Period, own: &Own, to: &Feed) -> Result<(), Fault> {
     let mut days: BTreeMap<(UtcDay, String), UsageRow> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = tenant
-            .ledger_page(period.from, period.to, after)
-            .await
-            .map_err(fault)?;
-        let last = page.len() < PAGE_MAX;
-        after = page.last().map(|row| row.place);
-        for row in page.into_iter().filter(|row| own.has(row)) {
+    let mut pages = Pages::new(tenant, period, Some(own));
+    while let Some(page) = pages.next().await? {
+        for row in page {
             let date = row.started.day();
             let sum = days
                 .entry((date, row.model))
@@ -136,9 +154,6 @@ async fn own_days(tenant: &Tenant, period: Period, own: &Own, to: &Feed) -> Resu
                 None => sum.unknown_attempts = sum.unknown_attempts.saturating_add(1),
             }
         }
-        if last {
-            break;
-        }
     }
     for row in days.into_values() {
         to.push(Row::Usage(row)).await?;
@@ -160,18 +175,14 @@ async fn unknown_attempts(
         .collect();
     days.dedup();
     for day in days {
-        let mut after = None;
-        loop {
-            let page = tenant
-                .ledger_page(Some(day), Some(day), after)
-                .await
-                .map_err(fault)?;
-            after = page.last().map(|row| row.place);
+        let period = Period {
+            from: Some(day),
+            to: Some(day),
+        };
+        let mut pages = Pages::new(tenant, period, None);
+        while let Some(page) = pages.next().await? {
             for row in page.iter().filter(|row| row.cost.is_none()) {
                 *unknown.entry((day, row.model.clone())).or_default() += 1;
-            }
-            if page.len() < PAGE_MAX {
-                break;
             }
         }
     }
