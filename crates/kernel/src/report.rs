@@ -1,8 +1,8 @@
 //! What reports read from a tenant's ledger and audit record.
 
 use base::{Money, Timestamp, Usage, UtcDay};
-use store::StoreError;
 use store::sql::params;
+use store::{ReadTx, StoreError};
 
 use crate::error::KernelError;
 use crate::journal_record::UsageWire;
@@ -98,8 +98,8 @@ pub struct AuditFilter {
     pub until: Option<Timestamp>,
 }
 
-/// Entries that one search looks at.
-pub const SEARCH_MAX: u64 = 20_000;
+/// Entries that one search looks at: all tenants' reads share few threads.
+pub const SEARCH_MAX: u64 = 5_000;
 
 /// Rows of one page at most.
 pub const PAGE_MAX: usize = 1_000;
@@ -190,44 +190,23 @@ impl Tenant {
         filter: AuditFilter,
     ) -> Result<(Vec<AuditRow>, u64), KernelError> {
         let limit = limit.min(PAGE_MAX);
-        let end = from.saturating_add(SEARCH_MAX);
-        let place = |number| i64::try_from(number).unwrap_or(i64::MAX);
-        let rows = self
-            .read(move |tx| {
-                // Entries hold the member's name once, on top: what is in `detail` is not looked at.
-                let sql = "SELECT seq, entry FROM audit WHERE seq >= ?1 AND seq < ?2
-                    AND (?3 IS NULL OR json_extract(entry, '$.action') = ?3)
-                    AND (?4 IS NULL OR json_extract(entry, '$.decision') = ?4)
-                    AND (?5 IS NULL OR json_extract(entry, '$.model') = ?5)
-                    AND (?6 IS NULL OR json_extract(entry, '$.person') = ?6)
-                    AND (?7 IS NULL OR json_extract(entry, '$.token') = ?7)
-                    AND (?8 IS NULL OR json_extract(entry, '$.request_id') = ?8)
-                    AND (?9 IS NULL OR json_extract(entry, '$.time') >= ?9)
-                    AND (?10 IS NULL OR json_extract(entry, '$.time') < ?10)
-                    ORDER BY seq LIMIT ?11";
-                let moment = |at: Option<Timestamp>| at.map(|at| at.to_string());
-                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                let asked = params![
-                    place(from),
-                    place(end),
-                    filter.action,
-                    filter.decision,
-                    filter.model,
-                    filter.person,
-                    filter.token,
-                    filter.request_id,
-                    moment(filter.since),
-                    moment(filter.until),
-                    limit
-                ];
-                tx.query(sql, asked, PAGE_MAX, audit_row)
-            })
-            .await?;
-        let next = match rows.last() {
-            Some(last) if rows.len() == limit => last.seq.saturating_add(1),
-            _ => end,
-        };
-        Ok((rows, next))
+        self.read(move |tx| {
+            // What retention dropped is not waded through.
+            let first = tx.query_one(
+                "SELECT COALESCE(MIN(seq), 0) FROM audit",
+                params![],
+                |row| Ok(count(row.get(0)?)),
+            )?;
+            let from = from.max(first.unwrap_or_default());
+            let end = from.saturating_add(SEARCH_MAX);
+            let rows = search(tx, (from, end), limit, &filter)?;
+            let next = match rows.last() {
+                Some(last) if rows.len() == limit => last.seq.saturating_add(1),
+                _ => end,
+            };
+            Ok((rows, next))
+        })
+        .await
     }
 
     /// Number of audit entries.
@@ -246,6 +225,41 @@ impl Tenant {
             .await?;
         Ok(count(length.unwrap_or_default()))
     }
+}
+
+fn search(
+    tx: &ReadTx<'_>,
+    (from, end): (u64, u64),
+    limit: usize,
+    filter: &AuditFilter,
+) -> Result<Vec<AuditRow>, StoreError> {
+    let place = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let moment = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    // Times have one length and one form: their order as text is their order in time.
+    let sql = "SELECT seq, entry FROM audit WHERE seq >= ?1 AND seq < ?2
+        AND (?3 IS NULL OR json_extract(entry, '$.action') = ?3)
+        AND (?4 IS NULL OR json_extract(entry, '$.decision') = ?4)
+        AND (?5 IS NULL OR json_extract(entry, '$.model') = ?5)
+        AND (?6 IS NULL OR json_extract(entry, '$.person') = ?6)
+        AND (?7 IS NULL OR json_extract(entry, '$.token') = ?7)
+        AND (?8 IS NULL OR json_extract(entry, '$.request_id') = ?8)
+        AND (?9 IS NULL OR json_extract(entry, '$.time') >= ?9)
+        AND (?10 IS NULL OR json_extract(entry, '$.time') < ?10)
+        ORDER BY seq LIMIT ?11";
+    let asked = params![
+        place(from),
+        place(end),
+        filter.action,
+        filter.decision,
+        filter.model,
+        filter.person,
+        filter.token,
+        filter.request_id,
+        moment(filter.since),
+        moment(filter.until),
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    ];
+    tx.query(sql, asked, PAGE_MAX, audit_row)
 }
 
 fn audit_row(row: &store::sql::Row<'_>) -> Result<AuditRow, StoreError> {
