@@ -151,6 +151,17 @@ impl TempKernel {
         self.tenant_with(id, Limits::default()).await
     }
 
+    /// The operator's capability over a tenant that is there.
+    ///
+    /// # Errors
+    /// As [`Kernel::tenant`].
+    pub fn known(&self, id: &str) -> Result<Tenant, KernelError> {
+        let id: TenantId = id
+            .parse()
+            .map_err(|_| KernelError::NotFound(format!("{id:?} is no tenant's id")))?;
+        self.kernel.tenant(&self.operator, &id)
+    }
+
     /// A tenant with limits of its own.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::TenantId;
+use base::{Clock, TenantId};
 
 use crate::journal_record::Sent;
 use crate::lifecycle::NewTenant;
@@ -16,12 +16,17 @@ pub(crate) fn acme() -> TenantId {
 
 /// A new data directory with the tenant in it.
 pub(crate) async fn begun(path: &Path) -> (Kernel, Operator) {
+    begun_at(path, Arc::new(SystemClock)).await
+}
+
+/// The same, by another clock.
+pub(crate) async fn begun_at(path: &Path, clock: Arc<dyn Clock>) -> (Kernel, Operator) {
     DataRoot::create(path).unwrap();
     DataRoot::open(path)
         .unwrap()
         .write_private_new(crate::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())
         .unwrap();
-    let (kernel, operator) = open(path).await;
+    let (kernel, operator) = open_at(path, clock).await;
     let new = NewTenant {
         id: acme(),
         tier: "basic".to_owned(),
@@ -33,6 +38,11 @@ pub(crate) async fn begun(path: &Path) -> (Kernel, Operator) {
 
 /// Opens a data directory. One thread reads and one writes.
 pub(crate) async fn open(path: &Path) -> (Kernel, Operator) {
+    open_at(path, Arc::new(SystemClock)).await
+}
+
+/// The same, by another clock.
+pub(crate) async fn open_at(path: &Path, clock: Arc<dyn Clock>) -> (Kernel, Operator) {
     let root = DataRoot::open(path).unwrap();
     let tiers = Tiers {
         tiers: [("basic".to_owned(), Tier::default())].into(),
@@ -42,7 +52,7 @@ pub(crate) async fn open(path: &Path) -> (Kernel, Operator) {
     let options = KernelOptions {
         root,
         master,
-        clock: Arc::new(SystemClock),
+        clock,
         tiers,
         models: ["m".to_owned()].into(),
         writers: 1,

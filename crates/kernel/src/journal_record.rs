@@ -286,25 +286,7 @@ mod tests {
 
     #[test]
     fn settled_round_trips() {
-        let sent = Sent {
-            request_id: "req_1".into(),
-            attempt: 1,
-            person: None,
-            token: "default".into(),
-            role: "app".into(),
-            model: "m".into(),
-            provider: "p".into(),
-            provider_model: "pm".into(),
-            hold_pico: 7,
-            hold_tokens: 9,
-            requests: 1,
-            ratecard_version: "v".into(),
-            started_ms: 5,
-            request_received: String::new(),
-            request_sent: String::new(),
-            config: String::new(),
-            policy_version: String::new(),
-        };
+        let sent = crate::fixture::sent(7);
         let row = Row::unknown(3, &sent, Timestamp::from_unix_ms(8));
         let mut bytes = Vec::new();
         write_settled(Some(&row), 42, "{\"a\":1}", &mut bytes);

@@ -316,12 +316,24 @@ impl Kernel {
         action: &'static str,
         detail: BTreeMap<&'static str, String>,
     ) -> Result<(), KernelError> {
+        self.record_done(resident, "operator", action, |_seq| detail)
+            .await
+    }
+
+    /// Records what `actor` did in the tenant's log; `detail` is told the entry's place. Returns when it is durable.
+    pub(crate) async fn record_done(
+        &self,
+        resident: &Resident,
+        actor: &'static str,
+        action: &'static str,
+        detail: impl FnOnce(u64) -> BTreeMap<&'static str, String>,
+    ) -> Result<(), KernelError> {
         let time = self.now().to_string();
         let seq = self.record_event(resident, |seq| Entry {
             action,
-            actor: Some("operator"),
+            actor: Some(actor),
             decision: "allow",
-            detail,
+            detail: detail(seq),
             seq,
             tenant: resident.id.as_str(),
             time,

@@ -56,17 +56,11 @@ async fn a_log_verifies_over_folds_restarts_and_kills() {
     grow(&home, &tenant, 260).await;
     drop(tenant);
     let home = home.crash_and_reopen().await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     grow(&home, &tenant, 3).await;
     drop(tenant);
     let home = home.killed().await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let bundles = walked(&tenant, Some(&early)).await.unwrap();
     let entries: Vec<&String> = bundles.iter().flat_map(|bundle| &bundle.entries).collect();
     assert!(entries.len() > 293, "{}", entries.len());
@@ -187,20 +181,14 @@ async fn a_log_that_was_cut_or_rewritten_does_not_fit_a_kept_checkpoint() {
     // The registry remembers another log, once it was written down. What was cut the journal gave back; what was rewritten stays.
     home.kernel.close(std::time::Duration::from_secs(5)).await;
     let home = home.crash_and_reopen().await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let refused = tenant.audit_length().await;
     assert!(
         matches!(&refused, Err(KernelError::Quarantined(why)) if why.contains("another database was put in its place")),
         "{refused:?}"
     );
     // Nobody else notices.
-    let other = home
-        .kernel
-        .tenant(&home.operator, &"globex".parse().unwrap())
-        .unwrap();
+    let other = home.known("globex").unwrap();
     walked(&other, Some(&foreign)).await.unwrap();
 }
 
@@ -225,10 +213,7 @@ async fn yesterdays_database_put_back_is_noticed() {
     home.kernel.close(std::time::Duration::from_secs(5)).await;
     let home = home.crash_and_reopen().await.unwrap();
     let yesterday = files(&home.path());
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     grow(&home, &tenant, 3).await;
     drop(tenant);
     home.kernel.close(std::time::Duration::from_secs(5)).await;
@@ -244,10 +229,7 @@ async fn yesterdays_database_put_back_is_noticed() {
         }
     });
     let home = home.await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let refused = tenant.audit_length().await;
     assert!(
         matches!(&refused, Err(KernelError::Quarantined(why)) if why.contains("an older database")),
@@ -270,10 +252,7 @@ async fn a_tree_is_grown_over_entries_from_before_there_was_one() {
     }
     drop(tenant);
     let home = home.crash_and_reopen().await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     walked(&tenant, Some(&kept)).await.unwrap();
 }
 
@@ -300,10 +279,7 @@ async fn checkpoints_from_before_a_rotation_of_the_key_still_count() {
     }
     drop(tenant);
     let home = home.crash_and_reopen().await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let keys = tenant.audit_keys().await.unwrap();
     assert_eq!(keys.len(), 3);
     grow(&home, &tenant, 1).await;

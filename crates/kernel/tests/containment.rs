@@ -75,10 +75,7 @@ async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
     let refused = admit(&home, &token, Purpose::Act).await;
     assert!(matches!(refused, Err(Refused::Frozen)));
     let reading = admit(&home, &token, Purpose::Read).await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     home.kernel
         .resume_tenant(&home.operator, &tenant)
         .await
@@ -124,10 +121,7 @@ async fn a_suspension_ends_reading_too_and_a_freeze_does_not_loosen_it() {
     ));
     let refused = admit(&home, &token, Purpose::Read).await;
     assert!(matches!(refused, Err(Refused::Suspended)));
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let frozen = home.kernel.freeze_tenant(&home.operator, &tenant).await;
     assert!(matches!(frozen, Err(KernelError::Refused(_))));
     let refused = admit(&home, &token, Purpose::Read).await;

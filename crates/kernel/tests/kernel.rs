@@ -179,10 +179,7 @@ async fn suspension_ends_capabilities_and_resumption_does_not_revive_them() {
         admit(&home, text(&token)).await,
         Err(Refused::Suspended)
     ));
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     home.kernel
         .resume_tenant(&home.operator, &tenant)
         .await
@@ -280,10 +277,7 @@ async fn a_crash_leaves_exactly_one_unknown_row_charged_at_its_hold() {
     let mut home = home.killed().await.unwrap();
     std::mem::forget(open);
     for _ in 0..2 {
-        let tenant = home
-            .kernel
-            .tenant(&home.operator, &"acme".parse().unwrap())
-            .unwrap();
+        let tenant = home.known("acme").unwrap();
         let seen: Vec<_> = rows(&tenant)
             .await
             .iter()
@@ -459,10 +453,7 @@ async fn absurd_amounts_break_no_books() {
     drop(admission);
     let home = home.crash_and_reopen().await.unwrap();
     assert!(admit(&home, text(&token)).await.is_ok());
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     assert_eq!(tenant.daily_usage(None, None).await.unwrap()[0].attempts, 3);
 }
 
@@ -485,10 +476,7 @@ async fn a_reader_that_goes_away_leaves_nothing_behind() {
         // Cancelled at its first await: the opening of the tenant goes on without it.
         let _cancelled = tokio::time::timeout(Duration::ZERO, admit(&home, text(&token))).await;
     }
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let seen: Vec<_> = rows(&tenant)
         .await
         .iter()

@@ -52,10 +52,7 @@ async fn a_deleted_tenants_database_opens_for_nobody() {
         admit(&home, text(&fresh)).await,
         Err(Refused::Quarantined(_))
     ));
-    let globex = home
-        .kernel
-        .tenant(&home.operator, &"globex".parse().unwrap())
-        .unwrap();
+    let globex = home.known("globex").unwrap();
     assert!(
         globex.read(|_tx| Ok(())).await.is_ok(),
         "neighbours are served"
@@ -84,10 +81,7 @@ async fn secrets_are_sealed_and_come_back() {
     );
     drop(tenant);
     let home = home.crash_and_reopen().await.unwrap();
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     assert_eq!(
         home.kernel
             .list_secrets(&home.operator, &tenant)
@@ -139,10 +133,7 @@ async fn a_good_overlay_applies_and_a_bad_one_keeps_the_last() {
         home.clock.advance(Duration::from_secs(2));
         assert_eq!(model(&home).await.as_deref(), Some(expected), "{text}");
     }
-    let tenant = home
-        .kernel
-        .tenant(&home.operator, &"acme".parse().unwrap())
-        .unwrap();
+    let tenant = home.known("acme").unwrap();
     let changes = tenant
         .audit_page(0)
         .await

@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 use vault::SigningKey;
 use vault::tlog::LogKey;
 
-use crate::audit::Entry;
 use crate::audit::tree::{Signer, log_key, signed};
 use crate::error::KernelError;
 use crate::open::Kernel;
@@ -105,28 +104,19 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let signer = self.audit_signer(resident)?;
         let (origin, old, new) = (new.name(), signer.public().to_string(), new.to_string());
-        let time = self.now().to_string();
-        let seq = self.record_event(resident, |seq| {
+        let signed = |seq: u64| {
             let text = format!("{CONTEXT}\n{origin}\n{old}\n{new}\n{seq}\n");
             let by = |key: &SigningKey| STANDARD.encode(key.sign(text.as_bytes()));
-            Entry {
-                action: ROTATE_KEY,
-                actor: Some("operator"),
-                decision: "allow",
-                detail: [
-                    ("new_key", new.clone()),
-                    ("old_key", old.clone()),
-                    ("signature_new", by(fresh)),
-                    ("signature_old", by(signer.key())),
-                ]
-                .into(),
-                seq,
-                tenant: resident.id.as_str(),
-                time,
-                ..Entry::default()
-            }
-        })?;
-        self.durable(seq).await
+            [
+                ("new_key", new.clone()),
+                ("old_key", old.clone()),
+                ("signature_new", by(fresh)),
+                ("signature_old", by(signer.key())),
+            ]
+            .into()
+        };
+        self.record_done(resident, "operator", ROTATE_KEY, signed)
+            .await
     }
 
     /// Takes back a key that was laid and whose entry never came to be: a rotation that a crash or a fault ended.

@@ -9,7 +9,6 @@ use store::sql::params;
 use store::{ReadTx, StoreError};
 use vault::tlog::TILE_WIDTH;
 
-use crate::audit::Entry;
 use crate::audit::tree::signed;
 use crate::error::KernelError;
 use crate::log::Field;
@@ -89,23 +88,12 @@ impl Kernel {
         to: u64,
         keep: Duration,
     ) -> Result<(), KernelError> {
-        let time = self.now().to_string();
-        let days = keep.as_secs() / 86_400;
-        let seq = self.record_event(resident, |seq| Entry {
-            action: RETENTION,
-            actor: Some("partywall"),
-            decision: "allow",
-            detail: [
-                ("entries_before", to.to_string()),
-                ("kept_days", days.to_string()),
-            ]
-            .into(),
-            seq,
-            tenant: resident.id.as_str(),
-            time,
-            ..Entry::default()
-        })?;
-        self.durable(seq).await
+        let detail = [
+            ("entries_before", to.to_string()),
+            ("kept_days", (keep.as_secs() / 86_400).to_string()),
+        ];
+        self.record_done(resident, "partywall", RETENTION, |_seq| detail.into())
+            .await
     }
 }
 

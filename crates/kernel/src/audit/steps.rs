@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use base::{Clock, TenantId, Timestamp};
+use base::{Clock, Timestamp};
 use vault::{Secret, SigningKey};
 
 use crate::audit::tree::{log_key, stored_edge};
 use crate::audit::verify::{AuditError, LogFault};
-use crate::lifecycle::NewTenant;
+use crate::fixture::{acme, begun_at, open_at};
 use crate::resident::Resident;
-use crate::{DataRoot, Kernel, KernelOptions, Limits, Operator, Tenant, Tier, Tiers};
+use crate::{Kernel, Operator, Tenant};
 
 struct Hands(AtomicI64);
 
@@ -22,43 +22,9 @@ impl Clock for Hands {
     }
 }
 
-async fn open(path: &Path, clock: &Arc<Hands>) -> (Kernel, Operator) {
-    let root = DataRoot::open(path).unwrap();
-    let tiers = Tiers {
-        tiers: [("basic".to_owned(), Tier::default())].into(),
-        ..Tiers::default()
-    };
-    let master = root.master_key().unwrap();
-    let options = KernelOptions {
-        root,
-        master,
-        clock: Arc::<Hands>::clone(clock),
-        tiers,
-        models: ["m".to_owned()].into(),
-        writers: 1,
-        open_databases: 8,
-    };
-    Kernel::open(options).await.unwrap()
-}
-
-fn acme() -> TenantId {
-    "acme".parse().unwrap()
-}
-
 async fn first(path: &Path) -> (Kernel, Operator, Arc<Hands>) {
-    DataRoot::create(path).unwrap();
-    DataRoot::open(path)
-        .unwrap()
-        .write_private_new(crate::root::MASTER_KEY_FILE, "0b".repeat(32).as_bytes())
-        .unwrap();
     let clock = Arc::new(Hands(AtomicI64::new(1_800_000_000_000)));
-    let (kernel, operator) = open(path, &clock).await;
-    let new = NewTenant {
-        id: acme(),
-        tier: "basic".to_owned(),
-        overrides: Limits::default(),
-    };
-    kernel.create_tenant(&operator, new).await.unwrap();
+    let (kernel, operator) = begun_at(path, Arc::<Hands>::clone(&clock)).await;
     (kernel, operator, clock)
 }
 
@@ -105,7 +71,7 @@ async fn a_kill_after_any_step_of_a_rotation_leaves_the_key_that_the_log_names()
         }
         drop((kernel, operator, owner));
         for again in [false, true] {
-            let (kernel, operator) = open(&path, &clock).await;
+            let (kernel, operator) = open_at(&path, Arc::<Hands>::clone(&clock)).await;
             let tenant = kernel.tenant(&operator, &acme()).unwrap();
             assert_eq!(verified(&tenant).await.unwrap(), 0);
             let expect = if steps == 1 { old } else { *public.key() };
@@ -238,7 +204,7 @@ async fn a_kill_between_the_entry_and_the_dropping_leaves_a_log_that_verifies() 
         .await
         .unwrap();
     drop((kernel, operator, owner));
-    let (kernel, operator) = open(&path, &clock).await;
+    let (kernel, operator) = open_at(&path, Arc::<Hands>::clone(&clock)).await;
     let tenant = kernel.tenant(&operator, &acme()).unwrap();
     assert_eq!(verified(&tenant).await.unwrap(), 0);
     assert_eq!(

@@ -219,9 +219,7 @@ impl Tenant {
             next: 0,
         })
     }
-}
 
-impl Tenant {
     // A retired key signs nothing more: the note is by the key that was in force at its size.
     async fn kept(&self, note: &str, keys: &[LogKey]) -> Result<Checkpoint, AuditError> {
         let kept = Checkpoint::open(note, keys).map_err(LogFault::KeptNote)?;
