@@ -7,11 +7,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use base::{Clock, TenantId, Timestamp};
+use base::{Clock, RequestId, TenantId, Timestamp};
 use kernel::lifecycle::NewTenant;
+use kernel::quota::Standing;
 use kernel::tokens::IssuedToken;
-use kernel::{DataRoot, Kernel, KernelError, KernelOptions, Limits, Operator, Tenant, Tier, Tiers};
+use kernel::{
+    AttemptFacts, DataRoot, Kernel, KernelError, KernelOptions, Limits, Operator, Tenant, Tier,
+    Tiers,
+};
 use tempfile::TempDir;
+
+/// The first attempt of a call of `model` at the provider `sim`, priced by the card `v1`.
+#[must_use]
+pub fn facts(request: RequestId, model: &str) -> AttemptFacts {
+    AttemptFacts {
+        request,
+        attempt: 1,
+        counts_call: true,
+        model: model.to_owned(),
+        provider: "sim".to_owned(),
+        provider_model: model.to_owned(),
+        ratecard_version: Arc::from("v1"),
+        region: None,
+        trace: None,
+        standing: Standing::default(),
+        request_received: [1; 32],
+        request_sent: [2; 32],
+    }
+}
 
 /// A clock that stands still until a test moves it.
 pub struct FakeClock(AtomicI64);

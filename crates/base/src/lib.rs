@@ -10,7 +10,7 @@ pub mod quota;
 pub mod time;
 pub mod usage;
 
-pub use ids::{RequestId, TenantUid};
+pub use ids::{RequestId, TenantUid, TraceId};
 pub use money::{Markup, Money, Price};
 pub use names::{NameError, Role, TenantId, TokenName};
 pub use quota::{Limits, Quota, Scope};

@@ -14,6 +14,7 @@ use crate::Gateway;
 use crate::identify::{self, Presented};
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
+use crate::trace;
 
 /// An admitted request on a route that is not a model call.
 pub struct Visit {
@@ -38,7 +39,7 @@ pub async fn enter(
 ) -> Result<Visit, Response<ReplyBody>> {
     let trail = gw
         .kernel()
-        .open_trail()
+        .open_trail(trace::named(headers))
         .map_err(|fault| untraced(gw, &fault.into(), dialect))?;
     match admitted(gw, &trail, headers, uri, action, roles).await {
         Ok(admission) => Ok(Visit { trail, admission }),
@@ -121,6 +122,7 @@ pub(crate) async fn denied(
                 action,
                 reason: code,
                 rule: code,
+                quota: refusal.quota_seen(),
             },
         )
         .await

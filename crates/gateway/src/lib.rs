@@ -23,6 +23,7 @@ mod drain;
 mod heavy;
 mod meter;
 mod send;
+mod trace;
 
 use std::num::NonZero;
 use std::sync::Arc;

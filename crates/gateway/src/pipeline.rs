@@ -13,7 +13,7 @@ use crate::quota::Hold;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
 use crate::send::{self, Queued, Stop};
-use crate::{Gateway, answer, cache, decode, door, drain, identify, inspect, policy, quota};
+use crate::{Gateway, answer, cache, decode, door, drain, identify, inspect, policy, quota, trace};
 
 /// A call as it came in, its body not yet read.
 pub struct Inbound<B> {
@@ -34,7 +34,7 @@ where
 {
     let dialect = inbound.operation.dialect();
     // stage: open trail
-    let trail = match gw.kernel().open_trail() {
+    let trail = match gw.kernel().open_trail(trace::named(&inbound.headers)) {
         Ok(trail) => Arc::new(trail),
         Err(fault) => return door::untraced(gw, &fault.into(), dialect),
     };

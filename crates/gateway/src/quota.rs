@@ -180,6 +180,9 @@ impl Hold {
             provider: choice.provider.name().to_owned(),
             provider_model: choice.provider_model.to_string(),
             ratecard_version: Arc::from(self.card.version()),
+            region: choice.provider.region().map(str::to_owned),
+            trace: trail.trace(),
+            standing: self.standing,
             request_received: self.permit.call.received,
             request_sent,
         };

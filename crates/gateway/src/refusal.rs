@@ -9,8 +9,8 @@ use base::{RequestId, Timestamp};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use kernel::KernelError;
 use kernel::quota::{Exceeded, Unit, Whose};
+use kernel::{KernelError, QuotaRefusal};
 use llm::{Dialect, ErrorFacts, ReplyError, UpstreamError, error_body};
 
 use crate::fair::Busy;
@@ -183,6 +183,19 @@ impl Refusal {
         match exceeded.retry_at {
             Some(_) => Self::QuotaExceeded(facts),
             None => Self::TooLargeForQuota(facts),
+        }
+    }
+
+    /// What the audit entry says of the quota that decided, where one did.
+    pub(crate) fn quota_seen(&self) -> Option<QuotaRefusal<'_>> {
+        match self {
+            Self::QuotaExceeded(facts) | Self::TooLargeForQuota(facts) => Some(QuotaRefusal {
+                quota: facts.quota,
+                left: &facts.remaining,
+                limit: &facts.limit,
+                whose: facts.whose.as_str(),
+            }),
+            _ => None,
         }
     }
 

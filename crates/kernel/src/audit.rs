@@ -6,6 +6,7 @@
 pub(crate) mod rekey;
 pub(crate) mod retention;
 pub(crate) mod seen;
+pub(crate) mod standing;
 pub(crate) mod tree;
 pub mod verify;
 
@@ -13,11 +14,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{OnceLock, PoisonError};
 
-use base::{RequestId, TenantId, Timestamp};
+use base::{RequestId, TenantId, Timestamp, TraceId};
 use store::{RecordHead, RecordKind, Seq};
 use vault::Aad;
 use vault::tlog::ENTRY_MAX;
 
+use crate::audit::standing::{Limits, QuotaRefusal};
 use crate::error::KernelError;
 use crate::journal_record;
 use crate::json_text::Object;
@@ -50,8 +52,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) policy_version: Option<&'a str>,
     pub(crate) provider: Option<&'a str>,
     pub(crate) provider_model: Option<&'a str>,
+    pub(crate) quotas: Limits<'a>,
     pub(crate) ratecard_version: Option<&'a str>,
     pub(crate) reason: Option<&'a str>,
+    pub(crate) region: Option<&'a str>,
     pub(crate) request_id: Option<&'a str>,
     pub(crate) request_received: Option<&'a str>,
     pub(crate) request_sent: Option<&'a str>,
@@ -63,6 +67,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) token: Option<&'a str>,
     pub(crate) tokens_in: Option<u64>,
     pub(crate) tokens_out: Option<u64>,
+    pub(crate) trace_id: Option<&'a str>,
     pub(crate) usage_source: Option<&'a str>,
 }
 
@@ -82,6 +87,19 @@ impl Entry<'_> {
             }
         }
         self.written()
+    }
+
+    /// What the action was on: its kind, and its name where it has one.
+    fn resource(&self) -> Option<(&str, &str)> {
+        if self.action == "call_model" {
+            return self.model.map(|model| ("model", model));
+        }
+        let name = self.detail.get("name").map_or("", String::as_str);
+        match self.action.split_once('.') {
+            Some(("operator", _)) => self.detail.get("read").map(|what| (what.as_str(), "")),
+            Some((kind, _)) => Some((kind, name)),
+            None => self.action.strip_prefix("read_").map(|what| (what, "")),
+        }
     }
 
     fn written(&self) -> String {
@@ -105,11 +123,16 @@ impl Entry<'_> {
         texts(&mut object, "policy_version", self.policy_version);
         texts(&mut object, "provider", self.provider);
         texts(&mut object, "provider_model", self.provider_model);
+        standing::write(&mut object, &self.quotas);
         texts(&mut object, "ratecard_version", self.ratecard_version);
         texts(&mut object, "reason", self.reason);
+        texts(&mut object, "region", self.region);
         texts(&mut object, "request_id", self.request_id);
         texts(&mut object, "request_received", self.request_received);
         texts(&mut object, "request_sent", self.request_sent);
+        if let Some((kind, name)) = self.resource() {
+            object.path("resource", kind, name);
+        }
         texts(&mut object, "role", self.role);
         texts(&mut object, "rule", self.rule);
         object.number("seq", self.seq);
@@ -118,6 +141,7 @@ impl Entry<'_> {
         texts(&mut object, "token", self.token);
         numbers(&mut object, "tokens_in", self.tokens_in);
         numbers(&mut object, "tokens_out", self.tokens_out);
+        texts(&mut object, "trace_id", self.trace_id);
         texts(&mut object, "usage_source", self.usage_source);
         object.end();
         // Only texts went in.
@@ -155,6 +179,7 @@ pub struct Trail {
     opened: Timestamp,
     tenant: OnceLock<TenantId>,
     model: OnceLock<Box<str>>,
+    trace: Option<TraceId>,
 }
 
 /// Why an admitted caller was refused: what the audit entry keeps of it.
@@ -166,14 +191,16 @@ pub struct Refusal<'a> {
     pub reason: &'a str,
     /// The rule that decided.
     pub rule: &'a str,
+    /// The limit that decided, where one did.
+    pub quota: Option<QuotaRefusal<'a>>,
 }
 
 impl Kernel {
-    /// Opens the audit record of a request. No trail, no service.
+    /// Opens the audit record of a request, of the trace that its caller names. No trail, no service.
     ///
     /// # Errors
     /// [`KernelError::JournalDown`] when nothing can be recorded any more.
-    pub fn open_trail(&self) -> Result<Trail, KernelError> {
+    pub fn open_trail(&self, trace: Option<TraceId>) -> Result<Trail, KernelError> {
         if self.journal().poisoned() {
             return Err(KernelError::JournalDown);
         }
@@ -186,6 +213,7 @@ impl Kernel {
             opened: self.now(),
             tenant: OnceLock::new(),
             model: OnceLock::new(),
+            trace,
         })
     }
 
@@ -201,6 +229,12 @@ impl Trail {
     #[must_use]
     pub fn request_id(&self) -> &RequestId {
         &self.request
+    }
+
+    /// The trace that the request belongs to, where its caller names one.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceId> {
+        self.trace
     }
 
     /// When the request came in.
@@ -260,6 +294,7 @@ impl Trail {
             model: self.model.get().map(AsRef::as_ref),
             person: admission.person(),
             policy_version: Some(&settings.policy_version),
+            quotas: refusal.quota.map_or(Limits::None, Limits::Refused),
             reason: Some(refusal.reason),
             request_id: Some(self.request.as_str()),
             role: Some(token.role.as_str()),
@@ -268,6 +303,7 @@ impl Trail {
             tenant: token.resident.id.as_str(),
             time: now.to_string(),
             token: Some(token.name.as_str()),
+            trace_id: self.trace.as_ref().map(TraceId::as_str),
             ..Entry::default()
         })?;
         self.kernel.durable(seq).await

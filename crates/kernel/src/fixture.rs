@@ -81,5 +81,8 @@ pub(crate) fn sent(hold_pico: i64) -> Sent {
         request_sent: String::new(),
         config: String::new(),
         policy_version: String::new(),
+        region: None,
+        trace_id: None,
+        limits: [None; 3],
     }
 }

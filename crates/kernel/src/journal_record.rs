@@ -6,12 +6,13 @@
 use base::{Money, Timestamp, Usage, UsageSource};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::standing::LimitsSeen;
 use crate::error::KernelError;
 use crate::quota::{Demand, PartyKind};
 
 /// The form of every payload that this program writes and reads. Postcard's encoding names no fields: a change of [`Sent`], of
 /// [`Row`] or of what stands around them is a new version.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// An attempt at the moment it is sent: enough to charge it at its hold if nothing more is ever heard of it.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub(crate) struct Sent {
     pub(crate) request_sent: String,
     pub(crate) config: String,
     pub(crate) policy_version: String,
+    pub(crate) region: Option<String>,
+    pub(crate) trace_id: Option<String>,
+    pub(crate) limits: LimitsSeen,
 }
 
 /// One ledger row.
@@ -330,7 +334,7 @@ mod tests {
             };
             assert_eq!(
                 why,
-                "a journal record is of version 2; this program reads version 1"
+                "a journal record is of version 3; this program reads version 2"
             );
         }
         assert!(read(Event, &[]).is_err());

@@ -23,6 +23,16 @@ impl<'a> Object<'a> {
         write_text(self.out, value);
     }
 
+    /// The text `kind/name`, or `kind` where the name is empty. Kinds are constants of the code.
+    pub(crate) fn path(&mut self, name: &str, kind: &str, of: &str) {
+        self.name(name);
+        let start = self.out.len();
+        write_text(self.out, of);
+        let slash = if of.is_empty() { "" } else { "/" };
+        let before = kind.bytes().chain(slash.bytes());
+        drop(self.out.splice(start + 1..start + 1, before));
+    }
+
     pub(crate) fn number(&mut self, name: &str, value: u64) {
         self.name(name);
         // Writing into memory cannot fail.
@@ -85,11 +95,14 @@ mod tests {
             object.text("a", &text);
             object.number("b", number);
             object.null("c");
+            object.path("p", "kind", &text);
             object.member("d", |out| Object::begin(out).end());
             object.end();
+            let path = if text.is_empty() { "kind".to_owned() } else { format!("kind/{text}") };
             let expected = format!(
-                "{{\"a\":{},\"b\":{number},\"c\":null,\"d\":{{}}}}",
-                serde_json::to_string(&text).unwrap()
+                "{{\"a\":{},\"b\":{number},\"c\":null,\"p\":{},\"d\":{{}}}}",
+                serde_json::to_string(&text).unwrap(),
+                serde_json::to_string(&path).unwrap()
             );
             prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
         }

@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{Money, RequestId, Timestamp, Usage, UsageSource};
+use base::{Money, RequestId, Timestamp, TraceId, Usage, UsageSource};
 use store::{RecordHead, RecordKind, Seq};
 
+use crate::audit::standing::{self, Limits};
 use crate::audit::{Entry, record_aad};
 use crate::error::KernelError;
 use crate::journal_record::{self, Row, Sent, UsageWire, pico_i64};
 use crate::log::Field;
 use crate::open::Kernel;
-use crate::quota::{Demand, Reservation};
+use crate::quota::{Demand, Reservation, Standing};
 use crate::resident::{Pending, Resident};
 use crate::share::Share;
 use crate::tenant::admit::Admission;
@@ -78,6 +79,12 @@ pub struct AttemptFacts {
     pub provider_model: String,
     /// Version of the rate card that prices it.
     pub ratecard_version: Arc<str>,
+    /// Where the provider processes data, as far as the operator has said it.
+    pub region: Option<String>,
+    /// The trace that the caller names.
+    pub trace: Option<TraceId>,
+    /// Where the caller's limits stood when the call was let in.
+    pub standing: Standing,
     /// SHA-256 of the request as the client sent it.
     pub request_received: [u8; 32],
     /// SHA-256 of the request as it goes to the provider.
@@ -287,6 +294,9 @@ impl Reserved {
             request_sent: commit(&facts.request_sent),
             config: settings.config_hash.to_string(),
             policy_version: settings.policy_version.to_string(),
+            region: facts.region,
+            trace_id: facts.trace.map(|trace| trace.as_str().to_owned()),
+            limits: standing::seen(&facts.standing),
         });
         let head = RecordHead {
             kind: RecordKind::Sent,
@@ -513,7 +523,9 @@ pub(crate) fn append_settled(
         policy_version: Some(&sent.policy_version),
         provider: Some(&sent.provider),
         provider_model: Some(&sent.provider_model),
+        quotas: Limits::Stood(&sent.limits),
         ratecard_version: Some(&sent.ratecard_version),
+        region: sent.region.as_deref(),
         request_id: Some(&sent.request_id),
         request_received: Some(&sent.request_received),
         request_sent: Some(&sent.request_sent),
@@ -524,6 +536,7 @@ pub(crate) fn append_settled(
         token: Some(&sent.token),
         tokens_in: usage.map(|usage| usage.tokens_in()),
         tokens_out: usage.map(|usage| usage.tokens_out()),
+        trace_id: sent.trace_id.as_deref(),
         usage_source: Some(settlement.usage_source.as_str()),
         ..Entry::default()
     };

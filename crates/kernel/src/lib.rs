@@ -41,6 +41,7 @@ mod resident;
 mod schema;
 mod secrets;
 
+pub use audit::standing::QuotaRefusal;
 pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
 pub use error::KernelError;

@@ -11,8 +11,8 @@ use kernel::alerts::OperatorReceiver;
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Demand, Quota};
 use kernel::tokens::IssuedToken;
-use kernel::{AttemptFacts, Caller, Limits, Outcome, Secret, Settlement, Tenant, Tier, Tiers};
-use testkit::TempKernel;
+use kernel::{Caller, Limits, Outcome, Secret, Settlement, Tenant, Tier, Tiers};
+use testkit::{TempKernel, facts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -146,18 +146,8 @@ async fn spend(home: &TempKernel, token: &IssuedToken, usd: &str) -> bool {
     let Ok(reserved) = admission.tenant().reserve(demand) else {
         return false;
     };
-    let trail = home.kernel.open_trail().unwrap();
-    let facts = AttemptFacts {
-        request: *trail.request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: "sim-fast".into(),
-        provider: "sim".into(),
-        provider_model: "sim-fast".into(),
-        ratecard_version: Arc::from("v1"),
-        request_received: [1; 32],
-        request_sent: [2; 32],
-    };
+    let trail = home.kernel.open_trail(None).unwrap();
+    let facts = facts(*trail.request_id(), "sim-fast");
     let unwritten = reserved.open_attempt(&admission, facts).unwrap();
     let attempt = unwritten.written().await.unwrap();
     let settlement = Settlement {

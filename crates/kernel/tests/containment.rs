@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use kernel::tokens::IssuedToken;
-use kernel::{Admission, AttemptFacts, Caller, Demand, KernelError, Purpose, Refused, Secret};
-use testkit::TempKernel;
+use kernel::{Admission, Caller, Demand, KernelError, Purpose, Refused, Secret};
+use testkit::{TempKernel, facts};
 
 async fn admit(
     home: &TempKernel,
@@ -21,20 +21,6 @@ async fn over(admission: &Admission) -> bool {
     tokio::time::timeout(Duration::from_millis(50), admission.ended())
         .await
         .is_ok()
-}
-
-fn facts(home: &TempKernel) -> AttemptFacts {
-    AttemptFacts {
-        request: home.kernel.new_request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: "sim-fast".into(),
-        provider: "sim".into(),
-        provider_model: "sim-fast".into(),
-        ratecard_version: "v1".into(),
-        request_received: [1; 32],
-        request_sent: [2; 32],
-    }
 }
 
 #[tokio::test]
@@ -95,7 +81,7 @@ async fn a_capability_for_reading_cannot_write() {
     assert!(matches!(files, Err(KernelError::Refused(_))));
     home.kernel.check_overlay(reading.tenant()).unwrap();
     let reserved = reading.tenant().reserve(Demand::default()).unwrap();
-    let sent = reserved.open_attempt(&reading, facts(&home));
+    let sent = reserved.open_attempt(&reading, facts(home.kernel.new_request_id(), "sim-fast"));
     assert!(matches!(sent, Err(KernelError::Refused(_))));
     let acting = admit(&home, &token, Purpose::Act).await.unwrap();
     acting.tenant().write(|_tx| Ok(())).await.unwrap();

@@ -2,17 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Money, Role, Usage, UsageSource};
 use kernel::quota::{Demand, Quota};
 use kernel::tokens::IssuedToken;
 use kernel::{
-    Admission, AttemptFacts, Caller, KernelError, Limits, OpenAttempt, Outcome, Refused,
-    Settlement, Tenant,
+    Admission, Caller, KernelError, Limits, OpenAttempt, Outcome, Refused, Settlement, Tenant,
 };
-use testkit::TempKernel;
+use testkit::{TempKernel, facts};
 
 fn text(token: &IssuedToken) -> &str {
     token.text.expose_str().unwrap()
@@ -31,19 +29,9 @@ fn demand(usd: &str) -> Demand {
 }
 
 async fn attempt(home: &TempKernel, admission: &Admission, usd: &str) -> OpenAttempt {
-    let trail = home.kernel.open_trail().unwrap();
+    let trail = home.kernel.open_trail(None).unwrap();
     let reserved = admission.tenant().reserve(demand(usd)).unwrap();
-    let facts = AttemptFacts {
-        request: *trail.request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: "sim-fast".into(),
-        provider: "sim".into(),
-        provider_model: "sim-fast".into(),
-        ratecard_version: Arc::from("v1"),
-        request_received: [1; 32],
-        request_sent: [2; 32],
-    };
+    let facts = facts(*trail.request_id(), "sim-fast");
     let unwritten = reserved.open_attempt(admission, facts).unwrap();
     unwritten.written().await.unwrap()
 }
@@ -407,23 +395,13 @@ async fn a_credential_that_ended_opens_no_attempt() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let admission = admit(&home, text(&token)).await.unwrap();
-    let trail = home.kernel.open_trail().unwrap();
+    let trail = home.kernel.open_trail(None).unwrap();
     let reserved = admission.tenant().reserve(demand("0.1")).unwrap();
     home.kernel
         .suspend_tenant(&home.operator, &tenant)
         .await
         .unwrap();
-    let facts = AttemptFacts {
-        request: *trail.request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: "m".into(),
-        provider: "p".into(),
-        provider_model: "m".into(),
-        ratecard_version: Arc::from("v"),
-        request_received: [0; 32],
-        request_sent: [0; 32],
-    };
+    let facts = facts(*trail.request_id(), "m");
     let opened = reserved.open_attempt(&admission, facts);
     assert!(matches!(opened, Err(KernelError::Revoked)));
 }

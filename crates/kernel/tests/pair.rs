@@ -3,10 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use base::Money;
-use kernel::{
-    AttemptFacts, Caller, Demand, KernelError, Settlement, Tenant, pair, tokens::IssuedToken,
-};
-use testkit::TempKernel;
+use kernel::{Caller, Demand, KernelError, Settlement, Tenant, pair, tokens::IssuedToken};
+use testkit::{TempKernel, facts};
 
 /// Settles one call of the tenant on `model`.
 async fn call(home: &TempKernel, token: &IssuedToken, model: &str) {
@@ -17,17 +15,7 @@ async fn call(home: &TempKernel, token: &IssuedToken, model: &str) {
         tokens: 10,
         cost: Money::parse_usd("0.5").unwrap(),
     };
-    let facts = AttemptFacts {
-        request: home.kernel.new_request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: model.into(),
-        provider: "sim".into(),
-        provider_model: model.into(),
-        ratecard_version: "v1".into(),
-        request_received: [1; 32],
-        request_sent: [2; 32],
-    };
+    let facts = facts(home.kernel.new_request_id(), model);
     let reserved = admission.tenant().reserve(demand).unwrap();
     let attempt = reserved.open_attempt(&admission, facts).unwrap();
     let attempt = attempt.written().await.unwrap();

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::future::{Future, poll_fn};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use base::{Money, Role, Timestamp, Usage, UsageSource};
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Demand, Gauge, Quota, Scope, Whose};
 use kernel::{
-    Admission, AttemptFacts, CallSlot, Caller, Charge, Exceeded, KernelError, Limits, OpenAttempt,
-    Outcome, Settlement, Tenant,
+    Admission, CallSlot, Caller, Charge, Exceeded, KernelError, Limits, OpenAttempt, Outcome,
+    Settlement, Tenant,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use testkit::TempKernel;
+use testkit::{TempKernel, facts};
 
 /// One pico-USD for each token: the sums of both units are the same.
 fn demand(tokens: u64) -> Demand {
@@ -59,18 +58,8 @@ async fn call(
     tokens: u64,
 ) -> Result<(CallSlot, OpenAttempt), Exceeded> {
     let (slot, reserved, _) = admission.tenant().enter(demand(tokens))?;
-    let trail = home.kernel.open_trail().unwrap();
-    let facts = AttemptFacts {
-        request: *trail.request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: "sim-fast".into(),
-        provider: "sim".into(),
-        provider_model: "sim-fast".into(),
-        ratecard_version: Arc::from("v1"),
-        request_received: [1; 32],
-        request_sent: [2; 32],
-    };
+    let trail = home.kernel.open_trail(None).unwrap();
+    let facts = facts(*trail.request_id(), "sim-fast");
     let unwritten = reserved.open_attempt(admission, facts).unwrap();
     Ok((slot, unwritten.written().await.unwrap()))
 }

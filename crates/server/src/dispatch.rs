@@ -114,7 +114,7 @@ fn closed(app: &App, route: &Route, access: Access, dialect: Dialect) -> Answer 
 }
 
 fn readiness(app: &App) -> Answer {
-    if app.gateway.kernel().open_trail().is_ok() {
+    if app.gateway.kernel().open_trail(None).is_ok() {
         said(app, StatusCode::OK, "ready")
     } else {
         said(app, StatusCode::SERVICE_UNAVAILABLE, "unavailable")
@@ -151,7 +151,7 @@ pub(crate) fn finished(
 
 /// The refusal of somebody who was not admitted, or of a request that no tenant is behind.
 pub(crate) fn refuse(app: &App, refusal: &Refusal, dialect: Dialect) -> Answer {
-    match app.gateway.kernel().open_trail() {
+    match app.gateway.kernel().open_trail(None) {
         Ok(trail) => door::respond(&app.gateway, &trail, refusal, dialect).map(AnswerBody::Reply),
         Err(_journal_down) => {
             let id = app.gateway.kernel().new_request_id();

@@ -213,6 +213,7 @@ async fn model(app: &App, visit: &Visit, asked: &str, dialect: Dialect) -> Resul
             action: "read_models",
             reason,
             rule,
+            quota: None,
         };
         visit
             .trail
@@ -397,7 +398,7 @@ mod tests {
         let kernel = house.running.as_ref().unwrap().kernel.clone();
         let caller = Caller::from_token(created.token.expose());
         let visit = Visit {
-            trail: kernel.open_trail().unwrap(),
+            trail: kernel.open_trail(None).unwrap(),
             admission: kernel.admit_for(caller, Purpose::Read).await.ok().unwrap(),
         };
         let uri = "/tenant/v1/quota".parse().unwrap();
