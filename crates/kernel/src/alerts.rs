@@ -3,6 +3,7 @@
 //! Once a second, beside the calls, [`Kernel::look_at_budgets`] compares what was used with what is to be told. What is to be told
 //! goes into an outbox on disk, where it is said once, and leaves from there by [`Kernel::deliver_alerts`], signed.
 
+mod checkpoints;
 mod delivery;
 mod event;
 mod pace;
@@ -27,6 +28,7 @@ use crate::outbox::{self, Message, Taken};
 use crate::resident::Resident;
 use crate::webhook::{Signer, SignerError};
 
+pub use checkpoints::CheckpointSchedule;
 use event::About;
 use pace::Pace;
 
@@ -68,6 +70,8 @@ pub struct TenantReceiver {
     pub url: Arc<str>,
     /// Name of the tenant's secret that holds the signing secret.
     pub secret: Arc<str>,
+    /// Whether it is told the audit log's checkpoints, and how often.
+    pub checkpoints: Option<CheckpointSchedule>,
 }
 
 impl TenantReceiver {
@@ -176,6 +180,8 @@ struct State {
     unsaid: VecDeque<Message>,
     /// Marks of what was told lately, so that what goes on for long is not brought to a disk every second.
     told: HashSet<String>,
+    /// The hour or day of the last checkpoint that was told, as its first second.
+    checkpoint_begin: Option<i64>,
 }
 
 impl State {
@@ -294,10 +300,14 @@ impl Kernel {
             }
             return;
         }
-        let settings = resident.settings.load();
+        let settings = resident.settings.load_full();
         let own = settings.alerts.receiver.is_some();
         if resident.loaded.get().is_none() || resident.is_dead() || !(own || operator) {
             return;
+        }
+        let receiver = settings.alerts.receiver.as_ref();
+        if let Some(schedule) = receiver.and_then(|receiver| receiver.checkpoints) {
+            self.look_at_checkpoint(resident, schedule).await;
         }
         let (crossings, throttled, (month, spent)) = {
             let limits = resident.limits.load();

@@ -12,7 +12,7 @@ use base::limits;
 use serde::Deserialize;
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
 
-use crate::alerts::{TenantReceiver, thresholds};
+use crate::alerts::{CheckpointSchedule, TenantReceiver, thresholds};
 use crate::egress::{AllowedHost, Destination};
 
 /// What a tenant has set for itself. Everything absent falls back to the tier.
@@ -118,6 +118,7 @@ struct FileAlerts {
     webhook: String,
     secret: String,
     thresholds: Option<Vec<u8>>,
+    checkpoints: Option<CheckpointSchedule>,
 }
 
 /// A receiver, and the thresholds that go with it.
@@ -138,6 +139,7 @@ impl FileAlerts {
         let receiver = TenantReceiver {
             url: self.webhook.as_str().into(),
             secret: secret.into(),
+            checkpoints: self.checkpoints,
         };
         Ok((receiver, thresholds))
     }
@@ -289,7 +291,7 @@ fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
     let in_alerts = quoted.any(|expected| expected.contains("webhook"));
     let message = match unknown {
         Some(key) if in_alerts => {
-            format!("alerts.{key}: unknown key; known are webhook, secret, thresholds")
+            format!("alerts.{key}: unknown key; known are webhook, secret, thresholds, checkpoints")
         }
         Some(key) if OPERATOR_KEYS.contains(&key) => {
             format!("{key}: is set by the operator and cannot stand in a tenant's configuration")
@@ -298,7 +300,7 @@ fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
             format!("{key}: is not available in this version")
         }
         Some(key) => format!(
-            "{key}: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks, alerts"
+            "{key}: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks, alerts, audit"
         ),
         None => {
             let what = text.lines().next().unwrap_or("not valid YAML");
@@ -367,13 +369,18 @@ mod tests {
             (
                 "model: a\n\ncolour: red\n",
                 3,
-                "colour: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks, alerts",
+                "colour: unknown key; known are model, models, max_tokens, temperature, system_prompt, tasks, alerts, audit",
             ),
             ("webhook: x\n", 1, "webhook: unknown key; known are model"),
             (
                 "alerts:\n  webhok: x\n",
                 2,
-                "alerts.webhok: unknown key; known are webhook, secret, thresholds",
+                "alerts.webhok: unknown key; known are webhook, secret, thresholds, checkpoints",
+            ),
+            (
+                "alerts: { webhook: 'https://h/', secret: 'vault:s', checkpoints: weekly }\n",
+                1,
+                "weekly",
             ),
             ("cache: { exact: true }\n", 1, "cache: is not available"),
             ("model: a\nmodel: b\n", 2, "uplicate"),

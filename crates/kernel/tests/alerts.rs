@@ -280,6 +280,50 @@ async fn what_a_receiver_does_not_take_comes_again_under_the_same_id() {
 }
 
 #[tokio::test]
+async fn the_logs_checkpoint_is_told_once_an_hour_also_after_a_crash() {
+    let receiver = Receiver::start().await;
+    let home = TempKernel::open().await.unwrap();
+    allow_local(&home, &["127.0.0.1"]);
+    let (acme, token) = home.tenant_with("acme", daily("5")).await.unwrap();
+    with_receiver(&home, &acme, receiver.port).await;
+    assert!(told(&home, &receiver).await.is_empty());
+    let text = format!(
+        "alerts: {{ webhook: 'http://127.0.0.1:{}/hook', secret: vault:alerts, checkpoints: hourly }}\n",
+        receiver.port
+    );
+    acme.files().unwrap().write("config.yaml", text).unwrap();
+    assert_eq!(home.kernel.overlay_error(&acme), None);
+    assert!(spend(&home, &token, "0.1").await);
+    let first = told(&home, &receiver).await;
+    assert_eq!(first.len(), 1);
+    assert_eq!(first[0].kind(), "audit.checkpoint");
+    let kept = first[0].body["data"]["checkpoint"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // It covers what had been answered, and the log goes on from it.
+    let size: u64 = kept.lines().nth(1).unwrap().parse().unwrap();
+    assert_eq!(size, acme.audit_length().await.unwrap());
+    assert!(spend(&home, &token, "0.1").await);
+    assert!(told(&home, &receiver).await.is_empty());
+    let mut walk = acme.audit_walk(Some(&kept)).await.unwrap();
+    while walk.next().await.unwrap().is_some() {}
+    drop((walk, acme));
+
+    let home = home.crash_and_reopen().await.unwrap();
+    allow_local(&home, &["127.0.0.1"]);
+    assert!(spend(&home, &token, "0.1").await);
+    assert!(told(&home, &receiver).await.is_empty());
+    home.clock.advance(Duration::from_secs(3_600));
+    let second = told(&home, &receiver).await;
+    assert_eq!(second.len(), 1);
+    assert_ne!(
+        second[0].body["data"]["checkpoint"].as_str(),
+        Some(kept.as_str())
+    );
+}
+
+#[tokio::test]
 async fn a_receiver_that_is_gone_is_left_alone() {
     let receiver = Receiver::start().await;
     let home = TempKernel::open().await.unwrap();

@@ -56,6 +56,12 @@ struct Quarantined<'a> {
     reason: &'a str,
 }
 
+#[derive(Serialize)]
+struct LogCheckpoint<'a> {
+    tenant: &'a str,
+    checkpoint: &'a str,
+}
+
 /// Whose alert it is.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
@@ -129,6 +135,15 @@ impl About<'_> {
         };
         let mark = format!("day {}", self.now.day().number());
         self.message("tenant.quarantined", &mark, data)
+    }
+
+    /// The audit log's latest checkpoint: once for the hour or day that began at this second.
+    pub(super) fn checkpoint(&self, begin: i64, note: &str) -> Option<Message> {
+        let data = LogCheckpoint {
+            tenant: self.id.as_str(),
+            checkpoint: note,
+        };
+        self.message("audit.checkpoint", &format!("at {begin}"), data)
     }
 
     /// `None` only where JSON could not be written, which strings and numbers do not bring about.
