@@ -33,6 +33,7 @@ mod fold;
 mod journal_record;
 mod json_text;
 mod maintain;
+mod noted;
 mod open;
 mod outbox;
 mod recover;

@@ -243,7 +243,7 @@ impl Kernel {
                 drop(watch);
                 self.refresh_settings(resident);
                 if !first_look {
-                    self.record_overlay(resident);
+                    self.note_overlay(resident);
                 }
             }
             Err(error) => {
@@ -264,28 +264,6 @@ impl Kernel {
                     self.refresh_settings(resident);
                 }
             }
-        }
-    }
-
-    fn record_overlay(&self, resident: &Arc<Resident>) {
-        let (time, settings) = (self.now().to_string(), resident.settings.load_full());
-        let recorded = self.record_event(resident, |seq| Entry {
-            action: "config.change",
-            actor: Some("overlay file"),
-            config: Some(&settings.config_hash),
-            decision: "allow",
-            seq,
-            tenant: resident.id.as_str(),
-            time,
-            ..Entry::default()
-        });
-        if recorded.is_err() {
-            self.log().event(
-                self.now(),
-                Some(&resident.id),
-                "overlay change not recorded",
-                &[],
-            );
         }
     }
 

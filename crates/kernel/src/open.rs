@@ -5,13 +5,14 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base::{Clock, TenantUid, Timestamp};
 use store::{DamageCause, Engine, EngineConfig, Journal, JournalOptions, Place, RecordRef};
 use vault::{MasterKey, OperatorKey, Secret, SigningKey};
 
 use crate::error::KernelError;
 use crate::log::Log;
+use crate::noted::RateCardInForce;
 use crate::overlay::Overlay;
 use crate::quota::LimitsInForce;
 use crate::registry::{self, Directory};
@@ -66,6 +67,7 @@ struct Inner {
     /// Changes of tenants, tokens and secrets happen one at a time.
     changes: tokio::sync::Mutex<()>,
     alerts: crate::alerts::Desk,
+    ratecard: ArcSwapOption<RateCardInForce>,
 }
 
 const OPERATOR_KEY: &str = "operator key sha256";
@@ -118,6 +120,7 @@ impl Kernel {
                 pending: AtomicUsize::new(0),
                 changes: tokio::sync::Mutex::new(()),
                 alerts: crate::alerts::Desk::default(),
+                ratecard: ArcSwapOption::empty(),
             }),
         };
         kernel.fill_directory(rows.tenants, rows.tokens);
@@ -346,6 +349,10 @@ impl Kernel {
 
     pub(crate) fn alerts(&self) -> &crate::alerts::Desk {
         &self.inner.alerts
+    }
+
+    pub(crate) fn ratecard(&self) -> &ArcSwapOption<RateCardInForce> {
+        &self.inner.ratecard
     }
 
     pub(crate) fn changes(&self) -> &tokio::sync::Mutex<()> {

@@ -13,6 +13,7 @@ use crate::audit::record_aad;
 use crate::error::KernelError;
 use crate::journal_record::{self, Payload, Row};
 use crate::ledger::{Ended, Settlement, append_settled};
+use crate::log::Field;
 use crate::open::Kernel;
 use crate::quota::{Demand, Meters, PartyKind};
 use crate::resident::{Pending, Resident};
@@ -64,6 +65,17 @@ impl Kernel {
         self.recovered_is_done(resident);
         self.measure_storage(resident).await;
         self.read_overlay(resident);
+        if let Err(error) = self.note_in_force(resident).await {
+            // It is said when the tenant is opened next: no reason not to serve it, and its store's own trouble is told apart.
+            let text = error.to_string();
+            let fields = [("error", Field::Text(&text))];
+            self.log().event(
+                self.now(),
+                Some(&resident.id),
+                "configuration and rate card not noted",
+                &fields,
+            );
+        }
         Ok(())
     }
 

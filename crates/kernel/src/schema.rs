@@ -184,6 +184,9 @@ pub(crate) static TENANT: Schema = Schema {
         DROP TABLE audit;
         ALTER TABLE audit_entry RENAME TO audit;
         CREATE INDEX audit_unsent ON audit(unsent_seq) WHERE unsent_seq IS NOT NULL;
+    ", "
+        -- What of the operator's the log said last: the configuration's hash, the rate card's version.
+        CREATE TABLE in_force (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     "],
 };
 

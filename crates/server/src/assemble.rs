@@ -117,6 +117,7 @@ async fn ask(
 pub(crate) fn office(kernel: Kernel, config: Config, place: &Place) -> Result<Office, Fault> {
     let configured_cards = card_texts(&config)?;
     let prices = cards::in_force(kernel.root(), &configured_cards)?;
+    kernel.begin_with_ratecard(prices.version());
     let first_tier = first_tier(&config);
     let desk = Desk::Offline {
         catalog: Arc::new(config.catalog),

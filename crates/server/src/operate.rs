@@ -150,7 +150,9 @@ impl Office {
             Command::AuditCheckpoint { tenant } => self.checkpoint(operator, &tenant).await,
             Command::AuditRotateKey { tenant } => self.rotate_audit_key(operator, &tenant).await,
             Command::RatecardShow => self.show_prices(to).await,
-            Command::RatecardImport { name, card } => self.import_card(&name, &card).await,
+            Command::RatecardImport { name, card } => {
+                self.import_card(operator, &name, &card).await
+            }
             Command::RatecardCheck { card } => self.check_prices(card.as_deref()),
             Command::ConfigCheck { tenant } => self.check_config(operator, tenant.as_ref()),
             Command::ConfigShow { tenant } => self.show_config(operator, tenant.as_ref()),

@@ -165,6 +165,7 @@ pub(crate) async fn start(
     log_warnings(&kernel, &ready.config);
     let (first_tier, body_limit) = (assemble::first_tier(&ready.config), ready.config.body_limit);
     let (catalog, keyring, prices) = (ready.config.catalog, ready.keyring, ready.prices);
+    kernel.begin_with_ratecard(prices.version());
     let parts = Parts {
         catalog,
         keyring,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
+from deployment import PRICES, Gateway, default_config, eventually, price_of, ratecard
 
 VERIFIER = Path(__file__).parents[2] / "audit_verifier" / "verify.py"
 
@@ -219,3 +223,79 @@ def test_an_exported_entry_says_who_asked_for_what(exported, busy):
     assert call["tenant"] == busy.id and call["decision"] == "allow" and call["token"] == "default"
     for name in ("model", "provider", "policy_version", "rule", "config", "cost_usd", "request_received", "answer_delivered"):
         assert call[name], name
+
+
+def calls(tenant) -> list[dict]:
+    return [entry for entry in tenant.audit() if entry["action"] == "call_model"]
+
+
+def test_a_call_names_its_trace_its_region_and_what_was_left(sim):
+    config = default_config(sim)
+    config["providers"][0]["region"] = "eu-central"
+    config["tiers"]["standard"] |= {"cost_per_day_usd": 5, "tokens_per_minute": 100_000}
+    gateway = Gateway(sim, config).start()
+    try:
+        tenant = gateway.tenant()
+        trace = secrets.token_hex(16)
+        body = {"model": "sim-fast", "max_tokens": 100, "messages": [{"role": "user", "content": "[[sim:fixed_usage=10:5]]"}]}
+        parent = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+        assert tenant.post("/v1/chat/completions", body, headers=parent).status_code == 200
+        assert tenant.post("/v1/chat/completions", body, headers={"traceparent": "nonsense"}).status_code == 200
+        [call, untraced] = calls(tenant)
+        assert (call["trace_id"], call["region"], call["resource"]) == (trace, "eu-central", "model/sim-fast")
+        assert "trace_id" not in untraced
+        assert set(call["quotas"]) == {"cost_per_day_usd", "tokens_per_minute"}
+        cost = call["quotas"]["cost_per_day_usd"]
+        # The call itself is counted at its worst: 100 output tokens, and the bound of its input.
+        assert cost["limit"] == "5" and Decimal(4) < Decimal(cost["left"]) <= 5 - price_of("sim-fast", 0, 100)
+        assert int(call["quotas"]["tokens_per_minute"]["left"]) < 100_000 - 100
+        refused = tenant.post("/v1/chat/completions", {**body, "max_tokens": 8000, "n": 20}, headers=parent)
+        assert refused.status_code == 400, refused.text
+        denied = calls(tenant)[-1]
+        assert (denied["decision"], denied["trace_id"], denied["resource"]) == ("deny", trace, "model/sim-fast")
+        quota = denied["quotas"]["tokens_per_minute"]
+        assert (quota["limit"], quota["whose"]) == ("100000", "tenant") and int(quota["left"]) < 100_000
+    finally:
+        gateway.close()
+
+
+def test_another_rate_card_and_another_configuration_are_entries_of_every_tenant(sim):
+    gateway = Gateway(sim).start()
+    try:
+        one, two = gateway.tenant(), gateway.tenant()
+        one.chat()
+        card = gateway.directory / "dearer.json"
+        card.write_text(ratecard({"sim-fast": {**PRICES["sim-fast"], "input_cost_per_token": "2e-06"}}))
+        version = gateway.json("ratecard", "import", card)["version"]
+        one.chat()
+
+        def noted(tenant, action: str) -> list[dict]:
+            return [entry for entry in tenant.audit() if entry["action"] == action]
+
+        for tenant in (one, two):
+            [entry] = noted(tenant, "ratecard.change")
+            assert (entry["actor"], entry["ratecard_version"], entry["tenant"]) == ("operator", version, tenant.id)
+        [before, after] = calls(one)
+        [entry] = noted(one, "ratecard.change")
+        assert before["ratecard_version"] != version == after["ratecard_version"]
+        assert before["seq"] < entry["seq"] < after["seq"] and entry["detail"]["file"].endswith("dearer.json")
+        # A restart has nothing new to say; with another file it has, once, before the first call.
+        gateway.stop()
+        gateway.start()
+        assert len(noted(one, "ratecard.change")) == 1 and noted(one, "config.change") == []
+        gateway.stop()
+        gateway.configure({**gateway.config, "tasks": {}})
+        gateway.start()
+        one.chat()
+        [entry] = noted(one, "config.change")
+        assert entry["actor"] == "configuration" and entry["seq"] < calls(one)[-1]["seq"]
+        assert calls(one)[-1]["config"] == entry["config"] != after["config"]
+        one.write_overlay("max_tokens: 77\n")
+        eventually(lambda: len(noted(one, "config.change")) == 2, 10, "the overlay's entry")
+        assert noted(one, "config.change")[-1]["actor"] == "overlay file"
+        gateway.stop()
+        gateway.start()
+        one.chat()
+        assert len(noted(one, "config.change")) == 2
+    finally:
+        gateway.close()

@@ -2,11 +2,13 @@
 
 use base::Price;
 use gateway::catalog::Catalog;
+use kernel::Operator;
 use llm::prices::{ModelPrices, RateCard};
 use rpc::{Answer, Fault, PriceRow, RatecardChecked, RatecardImported, Row};
 
 use super::Office;
 use crate::cards;
+use crate::fault::fault;
 use crate::feed::Feed;
 
 impl Office {
@@ -23,13 +25,21 @@ impl Office {
     }
 
     /// Stored first: a card that is in force is there again after the next start.
-    pub(super) async fn import_card(&self, name: &str, text: &str) -> Result<Answer, Fault> {
+    pub(super) async fn import_card(
+        &self,
+        operator: &Operator,
+        name: &str,
+        text: &str,
+    ) -> Result<Answer, Fault> {
         let _one_at_a_time = self.importing.lock().await;
         let own = cards::parsed(text)?;
         let root = self.kernel.root();
         let card = cards::with_candidate(root, &self.configured_cards, text)?;
         cards::store(root, text)?;
         let version = card.version().to_owned();
+        // In the logs before the first call at these prices.
+        let noted = self.kernel.change_ratecard(operator, &version, name).await;
+        noted.map_err(fault)?;
         self.desk.set_prices(card);
         let fields = [
             ("file", kernel::log::Field::Text(name)),
