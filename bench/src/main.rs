@@ -11,6 +11,7 @@ mod gateway;
 mod load;
 mod mock;
 mod neighbour;
+mod peers;
 mod process;
 mod report;
 mod run;

@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::gateway::{self, Gateway};
 use crate::load::{self, Plan, Seen};
+use crate::peers;
 use crate::process::{self, Process};
 use crate::report::{Report, Round, Start, TargetInfo, say};
 use crate::scenario::{CHUNKS, Kind, SCENARIOS, SLOW_PACE, Scenario};
@@ -58,6 +59,9 @@ pub(crate) struct Flags {
     /// Leave out the load on the mock itself and nginx
     #[arg(long)]
     only_pair: bool,
+    /// Measure LiteLLM and Portkey too, installed from their package registries at first use (minutes)
+    #[arg(long)]
+    peers: bool,
     /// Write all figures here
     #[arg(long)]
     json: Option<PathBuf>,
@@ -72,6 +76,10 @@ struct Target {
     addr: SocketAddr,
     pid: Option<u32>,
     tokens: Vec<String>,
+    /// Header lines of its own that each request needs.
+    headers: String,
+    /// Somebody else's: how it keeps its connections is not ours to judge.
+    is_peer: bool,
     // Held so that it lives as long as the target.
     _process: Option<Process>,
 }
@@ -188,6 +196,16 @@ async fn targets(
     {
         targets.push(nginx_target(&nginx, folder, flags.core, mock)?);
     }
+    if flags.peers {
+        let kept = flags.folder.join("peers");
+        for peer in peers::start(&kept, folder, flags.core, mock).await? {
+            targets.push(Target {
+                headers: peer.headers,
+                is_peer: true,
+                ..Target::bare(peer.name, peer.addr, Some(peer.process))
+            });
+        }
+    }
     let Some(url) = &flags.gateway_url else {
         say(&format!(
             "starting the gateway with {} tenants",
@@ -236,6 +254,8 @@ impl Target {
             addr,
             pid,
             tokens: vec!["bench".to_owned()],
+            headers: String::new(),
+            is_peer: false,
             _process: process,
         }
     }
@@ -270,7 +290,7 @@ async fn round(
         requests: target
             .tokens
             .iter()
-            .map(|token| scenario.request(token))
+            .map(|token| scenario.request_with(token, &target.headers))
             .collect(),
         concurrency: scenario.concurrency,
         kind: scenario.kind,
@@ -305,7 +325,7 @@ fn figures(
     let streams = scenario.kind != Kind::Chat;
     let mut faults = seen.errors;
     let mut first_fault = seen.first_error.clone();
-    if opened > 2 * scenario.concurrency as u64 + SPARE_CONNECTIONS {
+    if !target.is_peer && opened > 2 * scenario.concurrency as u64 + SPARE_CONNECTIONS {
         faults += 1;
         first_fault
             .get_or_insert_with(|| format!("{opened} connections were opened to the upstream"));
@@ -320,6 +340,7 @@ fn figures(
     Round {
         scenario: scenario.name,
         target: target.name,
+        is_peer: target.is_peer,
         requests: seen.requests,
         chunks: seen.chunks,
         faults,

@@ -65,6 +65,11 @@ pub(crate) const SCENARIOS: [Scenario; 6] = [
 impl Scenario {
     /// The bytes of one request, head and body, with this bearer token.
     pub(crate) fn request(&self, token: &str) -> Vec<u8> {
+        self.request_with(token, "")
+    }
+
+    /// The same with header lines more, each with its line end.
+    pub(crate) fn request_with(&self, token: &str, headers: &str) -> Vec<u8> {
         let tail = match self.kind {
             Kind::Chat => String::new(),
             Kind::Stream(_) => {
@@ -75,7 +80,10 @@ impl Scenario {
             Kind::Chat => String::new(),
             Kind::Stream(pause) => format!("{PACE_MARK}{}ms ", pause.as_millis()),
         };
-        request(token, MODEL, BODY_BYTES, &pace, &tail)
+        let mut request = request(token, MODEL, BODY_BYTES, &pace, &tail);
+        let at = memchr::memmem::find(&request, b"\r\n").map_or(0, |at| at + 2);
+        drop(request.splice(at..at, headers.bytes()));
+        request
     }
 }
 
