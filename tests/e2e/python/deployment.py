@@ -319,6 +319,20 @@ class Gateway:
     # The process.
 
     def start(self, wrap: list[str] | None = None) -> Gateway:
+        self.spawn(wrap)
+        line = self._first_line(20)
+        assert line.startswith("{"), f"the gateway did not start: {line!r}\n{self.output()}"
+        bound = json.loads(line)
+        self.url, self.admin_url = f"http://{bound['listen']}", f"http://{bound['admin_listen']}"
+        self.host, port = bound["listen"].rsplit(":", 1)
+        self.port = int(port)
+        # The pipe is drained so that the program never waits for its reader.
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        eventually(self._ready, 10, "/readyz")
+        return self
+
+    def spawn(self, wrap: list[str] | None = None) -> None:
+        """Starts the process and waits for nothing."""
         assert self.process is None
         self.stderr = (self.directory / "stderr").open("ab")
         command = [*(wrap or []), PARTYWALL, "serve", "--data", self.data, "--json"]
@@ -333,16 +347,6 @@ class Gateway:
             start_new_session=True,
             text=True,
         )
-        line = self._first_line(20)
-        assert line.startswith("{"), f"the gateway did not start: {line!r}\n{self.output()}"
-        bound = json.loads(line)
-        self.url, self.admin_url = f"http://{bound['listen']}", f"http://{bound['admin_listen']}"
-        self.host, port = bound["listen"].rsplit(":", 1)
-        self.port = int(port)
-        # The pipe is drained so that the program never waits for its reader.
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
-        eventually(self._ready, 10, "/readyz")
-        return self
 
     def _first_line(self, seconds: float) -> str:
         lines: list[str] = []
