@@ -13,6 +13,7 @@
 )]
 
 mod check;
+mod crash;
 mod layers;
 mod provision;
 mod shell;
@@ -41,6 +42,9 @@ Commands:
   tidy            only the house rules (also run by `cargo test`, as the tests of this tool)
   bench [ARGS]    the benchmarks, in release mode: `bench run` against a bare pass-through, `bench neighbour` for what one
                   tenant's load does to another; `cargo xtask bench --help` lists what they take
+  crash [SUITE] [--count N] [--seed S]
+                  take the gateway down N times at random moments, in release mode, and compare its books with what clients
+                  and the provider saw: `kills` (default), `faults`, `power`, `flips`. What was found: docs/crash.md
   help            this text
 
 With CI=true in the environment a missing tool is an error; otherwise it is a skip with its reason.
@@ -69,7 +73,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)
         }
-        ("test" | "check" | "tidy", ["--help" | "-h"]) => {
+        ("test" | "check" | "tidy" | "crash", ["--help" | "-h"]) => {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)
         }
@@ -77,6 +81,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ("test", ["--quick"]) => test::run(&House::find()?, test::Scope::Quick),
         ("check", []) => check::run(&House::find()?),
         ("tidy", []) => tidy::run(&House::find()?),
+        ("crash", words) => crash::run(&House::find()?, words),
         ("bench", rest) => bench(&House::find()?, rest),
         _ => {
             eprintln!("xtask: unknown command `{}`\n", args.join(" "));
