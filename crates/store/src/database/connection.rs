@@ -71,12 +71,13 @@ impl Open {
         }
     }
 
-    /// Moves the log into the database and cuts it to nothing.
+    /// Moves the log into the database and cuts it to nothing, on the disk as well: what it held does not come back.
     pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
         let pragma = "PRAGMA wal_checkpoint(TRUNCATE)";
         let busy: i64 = self.conn.query_row(pragma, [], |row| row.get(0))?;
         if busy == 0 {
-            Ok(())
+            // SQLite cuts the log and does not sync it: after a power cut the old length and the old pages may be back.
+            self.place.sync_log()
         } else {
             Err(StoreError::Busy)
         }

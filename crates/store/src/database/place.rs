@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::TenantUid;
-use rustix::fs::{AtFlags, CWD, OFlags, fstat, statat};
+use rustix::fs::{AtFlags, CWD, OFlags, fstat, fsync, statat};
+use rustix::io::Errno;
 use vault::{Key, ct_eq};
 
 use crate::error::StoreError;
@@ -129,6 +130,15 @@ impl Place {
         self.find()?.ok_or(StoreError::Io)
     }
 
+    /// Syncs the write-ahead log, its length above all. None is as good as an empty one.
+    pub(super) fn sync_log(&self) -> Result<(), StoreError> {
+        match open(&self.dir, &format!("{}-wal", self.file), OFlags::RDONLY) {
+            Ok(log) => Ok(fsync(log)?),
+            Err(FileFault::Io(Errno::NOENT)) => Ok(()),
+            Err(fault) => Err(refused(fault)),
+        }
+    }
+
     // The path and the handle must lead to the same directory.
     fn check_folder(&self) -> Result<(), StoreError> {
         let by_handle = fstat(&self.dir)?;
@@ -144,7 +154,7 @@ impl Place {
 
 fn folder_stat(folder: &Path) -> Result<rustix::fs::Stat, StoreError> {
     statat(CWD, folder, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| match errno {
-        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => StoreError::Damaged,
+        Errno::NOENT | Errno::NOTDIR => StoreError::Damaged,
         errno => errno.into(),
     })
 }
