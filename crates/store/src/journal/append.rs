@@ -7,11 +7,9 @@ use std::time::Instant;
 
 use vault::Sha256;
 
-use crate::journal::frame::{
-    Frame, GROUP_FRAME, GROUP_SIGNATURE, Group, SEGMENT_HEADER, SegmentHeader, record_frame_len,
-};
+use crate::journal::frame::{Frame, GROUP_SIGNATURE, Group, SEGMENT_HEADER, SegmentHeader};
 use crate::journal::keeper::Task;
-use crate::journal::segment::Segment;
+use crate::journal::segment::{Segment, has_room};
 use crate::journal::sync::Waiter;
 use crate::journal::{JournalError, RecordHead, Seq, Shared, lock};
 
@@ -165,10 +163,8 @@ impl Tail {
         Ok(())
     }
 
-    // Room for the longest record and the group frame that must be able to follow it.
     fn has_room(&self) -> bool {
-        let record = record_frame_len(self.segment.record_bytes_max());
-        self.offset + (record + GROUP_FRAME) as u64 <= self.segment.capacity
+        has_room(self.offset, self.segment.capacity)
     }
 
     // Goes on in the next segment. Until the new file is there nothing has changed, and a failure

@@ -94,7 +94,8 @@ pub struct JournalOptions {
 /// order of sequence, and what was lost.
 #[derive(Debug)]
 pub struct Recovered {
-    /// Whole records. Fold them, idempotently, and hand their numbers to [`Journal::folded`].
+    /// Whole records. Of those that were perhaps not synced only those before the first that is missing: what a power cut left
+    /// behind it had been confirmed to nobody. Fold them, idempotently, and hand their numbers to [`Journal::folded`].
     pub records: Vec<RecordRef>,
     /// Damage. A segment with damage is kept until somebody removes the file, and reports again
     /// at every start.
@@ -139,9 +140,9 @@ pub enum DamageCause {
     Chain,
     /// The signature over a group is missing or not this node's.
     Signature,
-    /// Any of the above in the last group that was written before the process ended. A power cut
-    /// during a sync leaves such a state, and then nothing of it had been confirmed; it cannot be
-    /// told from later damage.
+    /// Any of the above in what was perhaps not synced when the process ended: the last group, and
+    /// others where it went on into another segment. A power cut during a sync leaves such a
+    /// state, and then nothing of it had been confirmed; it cannot be told from later damage.
     Tail,
 }
 

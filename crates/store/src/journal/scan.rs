@@ -9,6 +9,7 @@ use crate::journal::frame::{
     FRAME_HEADER, Frame, FrameKind, GROUP_SIGNATURE, Group, GroupSeal, SEGMENT_HEADER,
     SegmentHeader,
 };
+use crate::journal::segment::has_room;
 use crate::journal::{Damage, DamageCause, RecordKind, RecordRef, Seq};
 
 /// What one segment holds.
@@ -19,8 +20,20 @@ pub(super) struct Scanned {
     pub(super) chain: [u8; 32],
     /// Last number seen; the number before the first where there is none.
     pub(super) last_seq: u64,
-    /// Up to here another group followed: it was on disk before that one was begun.
-    pub(super) surely_synced_to: u64,
+    /// Records that are missing.
+    pub(super) lost: Vec<u64>,
+    /// The groups, for telling what was surely on disk.
+    pub(super) groups: Groups,
+}
+
+/// Where the groups of a segment begin.
+pub(super) struct Groups {
+    /// The segment's first number.
+    pub(super) first_seq: u64,
+    /// The first number of each whole group.
+    pub(super) starts: Vec<u64>,
+    /// Whether the last group may have been ended because the segment was full, not by a round of the sync thread.
+    pub(super) full: bool,
 }
 
 /// Reads a segment whose header is whole.
@@ -35,7 +48,9 @@ pub(super) fn scan(bytes: &[u8], header: SegmentHeader, public: &[u8; 32]) -> Sc
         broken: false,
         unsigned: None,
         signed: None,
-        surely_synced_to: header.first_seq.saturating_sub(1),
+        end: SEGMENT_HEADER,
+        starts: Vec::new(),
+        lost: Vec::new(),
         unverified: Vec::new(),
         records: Vec::new(),
         damaged: Vec::new(),
@@ -59,8 +74,12 @@ struct Scan<'a> {
     /// The last signed group. Its digest covers all before it, so that its signature is enough as
     /// long as the chain is unbroken.
     signed: Option<(Group, [u8; 64])>,
-    /// End of the group before the last one.
-    surely_synced_to: u64,
+    /// Where the last whole frame ends.
+    end: usize,
+    /// The first number of each whole group.
+    starts: Vec<u64>,
+    /// Records that are missing.
+    lost: Vec<u64>,
     /// Signed groups before a break.
     unverified: Vec<(Group, [u8; 64])>,
     records: Vec<RecordRef>,
@@ -76,6 +95,7 @@ impl Scan<'_> {
                 self.lost(&frame, start - at);
             }
             at = frame.end(start);
+            self.end = at.min(bytes.len());
             match frame.payload(bytes, start) {
                 Some(payload) => self.whole(&frame, start, payload),
                 // Nothing follows: the process died while it wrote this one.
@@ -110,6 +130,7 @@ impl Scan<'_> {
         let count = until.saturating_sub(self.expected);
         if count == 0 || count > (hole / FRAME_HEADER) as u64 {
             // A group's own frame, or a number that no such hole explains.
+            self.lost.extend((count > 0).then_some(self.expected));
             self.damage(
                 None,
                 self.expected.saturating_sub(u64::from(count == 0)),
@@ -117,6 +138,7 @@ impl Scan<'_> {
             );
         } else {
             for seq in self.expected..until {
+                self.lost.push(seq);
                 self.damage(None, seq, DamageCause::Header);
             }
         }
@@ -127,6 +149,7 @@ impl Scan<'_> {
         self.broken = true;
         match frame.kind {
             FrameKind::Record(_) => {
+                self.lost.push(frame.seq);
                 self.damage(Some(frame.uid), frame.seq, DamageCause::Content);
                 self.expected = self.expected.max(frame.seq.saturating_add(1));
             }
@@ -152,6 +175,7 @@ impl Scan<'_> {
             if frame.seq < self.expected {
                 return;
             }
+            self.lost.push(self.expected);
         }
         self.expected = frame.seq.saturating_add(1);
         self.open.push((frame.seq, start..frame.end(start)));
@@ -188,7 +212,7 @@ impl Scan<'_> {
         self.open.clear();
         self.broken = false;
         self.chain = group.digest;
-        self.surely_synced_to = group.from.saturating_sub(1);
+        self.starts.push(group.from);
     }
 
     fn seal(&mut self, group: Group, area: &[u8]) {
@@ -225,7 +249,12 @@ impl Scan<'_> {
                 hasher.finish()
             },
             last_seq: self.expected.saturating_sub(1),
-            surely_synced_to: self.surely_synced_to,
+            lost: self.lost,
+            groups: Groups {
+                first_seq: self.header.first_seq,
+                starts: self.starts,
+                full: !has_room(self.end as u64, self.bytes.len() as u64),
+            },
             records: self.records,
             damaged: self.damaged,
         }

@@ -9,7 +9,9 @@ use rustix::fs::{AtFlags, Dir, FallocateFlags, OFlags, fallocate, ftruncate, unl
 use rustix::io::Errno;
 
 use crate::files::{open, readable_dir};
-use crate::journal::frame::{FRAME_HEADER, Frame, FrameKind, SegmentHeader};
+use crate::journal::frame::{
+    FRAME_HEADER, Frame, FrameKind, GROUP_FRAME, SegmentHeader, record_frame_len,
+};
 use crate::journal::{JournalError, RECORD_BYTES_MAX, RecordRef, SEGMENT_BYTES};
 
 /// A segment, open.
@@ -43,9 +45,7 @@ impl Segment {
 
     /// Longest payload, so that a segment always takes several records.
     pub(super) fn record_bytes_max(&self) -> usize {
-        usize::try_from(self.capacity / 4)
-            .unwrap_or(usize::MAX)
-            .min(RECORD_BYTES_MAX)
+        record_bytes_max(self.capacity)
     }
 
     pub(super) fn read_record(&self, record: &RecordRef) -> Result<Vec<u8>, JournalError> {
@@ -70,6 +70,19 @@ impl Segment {
             .ok_or(JournalError::Damaged)?;
         Ok(payload.to_vec())
     }
+}
+
+/// Whether the longest record still goes into a segment that is used up to `offset`, and the group frame that must be able to
+/// follow it.
+pub(super) fn has_room(offset: u64, capacity: u64) -> bool {
+    let record = record_frame_len(record_bytes_max(capacity));
+    offset + (record + GROUP_FRAME) as u64 <= capacity
+}
+
+fn record_bytes_max(capacity: u64) -> usize {
+    usize::try_from(capacity / 4)
+        .unwrap_or(usize::MAX)
+        .min(RECORD_BYTES_MAX)
 }
 
 /// A segment's file name. Longer than four digits after 9,999.
