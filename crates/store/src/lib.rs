@@ -18,11 +18,13 @@
 pub mod database;
 mod error;
 mod files;
+mod ground;
 pub mod journal;
 pub mod sql;
 
 pub use database::{Engine, EngineConfig, Place, ReadTx, Schema, WriteTx};
 pub use error::StoreError;
+pub use ground::{Crew, Ground, Stage, Work};
 pub use journal::{
     Damage, DamageCause, Journal, JournalError, JournalOptions, JournalStats, RecordHead,
     RecordKind, RecordRef, Recovered, Seq,

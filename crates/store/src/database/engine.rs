@@ -1,9 +1,9 @@
 //! The threads that own connections, and how work reaches them.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use crate::database::place::Place;
 use crate::database::tx::{ReadTx, WriteTx};
 use crate::database::worker::{Job, Kind, Reply, Worker};
 use crate::error::StoreError;
+use crate::ground::{Crew, Ground, Stage};
 
 /// How many threads and open databases.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +38,21 @@ pub struct Engine {
     open_now: Arc<AtomicUsize>,
 }
 
-/// The sending half of one thread's queue.
+/// The way to one thread, or to what stands in its place.
 #[derive(Clone)]
-pub(super) struct Queue(SyncSender<Job>);
+pub(super) enum Queue {
+    Thread(SyncSender<Job>),
+    Staged(StagedQueue),
+}
+
+/// A worker without a thread: its stage runs the jobs.
+#[derive(Clone)]
+pub(super) struct StagedQueue {
+    worker: Arc<Mutex<Worker>>,
+    crew: Crew,
+    // `None`: jobs run where they are handed in. Readers, who block, hand theirs to writers so.
+    stage: Option<Arc<dyn Stage>>,
+}
 
 struct Pool {
     queues: Vec<Queue>,
@@ -58,23 +71,29 @@ impl Engine {
     /// # Errors
     /// [`StoreError::Io`] when the system gives no thread.
     pub fn start(config: EngineConfig) -> Result<Self, StoreError> {
+        Self::on(&Ground::system(), config)
+    }
+
+    /// The same on other ground than the system's.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn on(ground: &Ground, config: EngineConfig) -> Result<Self, StoreError> {
         let open_now = Arc::new(AtomicUsize::new(0));
-        let writers = Pool::start(
-            "store-writer",
-            config.writers,
-            config.open_max,
-            &open_now,
-            || Kind::Writer,
-        )?;
-        let readers = Pool::start(
-            "store-reader",
-            config.readers,
-            config.open_max,
-            &open_now,
-            || Kind::Reader {
-                writers: writers.queues.clone(),
-            },
-        )?;
+        let (open_max, open) = (config.open_max, &open_now);
+        let stage = ground.stage();
+        let writer = || Kind::Writer;
+        let writers = match stage {
+            None => Pool::start("store-writer", config.writers, open_max, open, writer)?,
+            Some(stage) => Pool::staged(Crew::Writers, stage, open_max, open, writer()),
+        };
+        let reader = || Kind::Reader {
+            writers: writers.queues.iter().map(Queue::at_once).collect(),
+        };
+        let readers = match stage {
+            None => Pool::start("store-reader", config.readers, open_max, open, reader)?,
+            Some(stage) => Pool::staged(Crew::Readers, stage, open_max, open, reader()),
+        };
         Ok(Self {
             readers,
             writers,
@@ -224,10 +243,38 @@ impl Queue {
     }
 
     pub(super) fn submit(&self, job: Job) -> Result<(), StoreError> {
-        self.0.try_send(job).map_err(|refused| match refused {
-            TrySendError::Full(_) => StoreError::Busy,
-            TrySendError::Disconnected(_) => StoreError::Closed,
-        })
+        match self {
+            Self::Thread(jobs) => jobs.try_send(job).map_err(|refused| match refused {
+                TrySendError::Full(_) => StoreError::Busy,
+                TrySendError::Disconnected(_) => StoreError::Closed,
+            }),
+            Self::Staged(queue) => {
+                queue.submit(job);
+                Ok(())
+            }
+        }
+    }
+
+    /// The same queue for those who block until their job is done.
+    fn at_once(&self) -> Self {
+        match self {
+            Self::Thread(_) => self.clone(),
+            Self::Staged(queue) => Self::Staged(StagedQueue {
+                stage: None,
+                ..queue.clone()
+            }),
+        }
+    }
+}
+
+impl StagedQueue {
+    fn submit(&self, job: Job) {
+        let worker = Arc::clone(&self.worker);
+        let work = move || job(&mut worker.lock().unwrap_or_else(PoisonError::into_inner));
+        match &self.stage {
+            Some(stage) => stage.take(self.crew, Duration::ZERO, Box::new(work)),
+            None => work(),
+        }
     }
 }
 
@@ -255,10 +302,29 @@ impl Pool {
                     Worker::new(kind, open_max, open_now).run(&jobs);
                 })
                 .map_err(|_| StoreError::Io)?;
-            pool.queues.push(Queue(sender));
+            pool.queues.push(Queue::Thread(sender));
             pool.threads.push(thread);
         }
         Ok(pool)
+    }
+
+    fn staged(
+        crew: Crew,
+        stage: &Arc<dyn Stage>,
+        open_max: usize,
+        open_now: &Arc<AtomicUsize>,
+        kind: Kind,
+    ) -> Self {
+        let worker = Worker::new(kind, open_max, Arc::clone(open_now));
+        let queue = StagedQueue {
+            worker: Arc::new(Mutex::new(worker)),
+            crew,
+            stage: Some(Arc::clone(stage)),
+        };
+        Self {
+            queues: vec![Queue::Staged(queue)],
+            threads: Vec::new(),
+        }
     }
 
     fn submit(&self, uid: &TenantUid, job: Job) -> Result<(), StoreError> {
@@ -270,7 +336,12 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.queues.clear();
+        for queue in self.queues.drain(..) {
+            if let Queue::Staged(queue) = queue {
+                let mut worker = queue.worker.lock().unwrap_or_else(PoisonError::into_inner);
+                worker.close_all();
+            }
+        }
         for thread in self.threads.drain(..) {
             // A thread that panicked has nothing left to finish.
             drop(thread.join());
@@ -327,7 +398,7 @@ fn close_job(place: &Arc<Place>, reply: Reply<()>) -> Job {
         let Some(writer) = worker.writer_of(&place) else {
             return reply.send(Ok(()));
         };
-        let gate = Arc::new(std::sync::Mutex::new(Some(reply)));
+        let gate = Arc::new(Mutex::new(Some(reply)));
         let (then, closing) = (Arc::clone(&gate), Arc::clone(&place));
         let handed_on = writer.submit(Box::new(move |worker| {
             worker.close(&closing);
@@ -339,11 +410,8 @@ fn close_job(place: &Arc<Place>, reply: Reply<()>) -> Job {
     })
 }
 
-fn answer(gate: &std::sync::Mutex<Option<Reply<()>>>, value: Result<(), StoreError>) {
-    let reply = gate
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .take();
+fn answer(gate: &Mutex<Option<Reply<()>>>, value: Result<(), StoreError>) {
+    let reply = gate.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(reply) = reply {
         reply.send(value);
     }

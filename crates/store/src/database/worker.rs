@@ -74,6 +74,11 @@ impl Worker {
         for job in jobs {
             job(&mut self);
         }
+        self.close_all();
+    }
+
+    /// Closes every database.
+    pub(super) fn close_all(&mut self) {
         for (_, slot) in self.open.drain() {
             close(slot.open, &self.open_now);
         }

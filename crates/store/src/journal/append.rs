@@ -81,6 +81,7 @@ impl Shared {
         }
         if tail.unsynced_since.is_none() {
             tail.unsynced_since = Some(Instant::now());
+            self.stage_late_group();
         }
         Ok(Seq::from_number(seq))
     }
@@ -99,7 +100,7 @@ impl Shared {
     /// Nothing is accepted from here on. The sync thread tells those who wait.
     pub(super) fn poison(&self) -> JournalError {
         self.poisoned.store(true, Ordering::Release);
-        self.wake.notify_all();
+        self.rouse();
         JournalError::Poisoned
     }
 }

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-/// Writes and syncs of segments. The second implementation is the failing disk of the tests.
+use crate::ground::Stage;
+
+/// Writes and syncs of segments. Beside the system's there are the failing disk of the tests and that of a simulation.
 pub(super) trait Disk: Send + Sync {
     /// Writes all bytes at the offset.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -22,5 +25,15 @@ impl Disk for RealDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
+    }
+}
+
+impl Disk for Arc<dyn Stage> {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.as_ref().write_at(file, bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.as_ref().sync(file)
     }
 }

@@ -5,10 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use rustix::fs::{OFlags, renameat};
 
 use crate::files::{FileFault, open, sync_dir};
+use crate::ground::Crew;
 use crate::journal::segment::{create, delete, name, remove};
 use crate::journal::{FIRST_SEGMENT_BYTES, JournalError, Shared, lock};
 
@@ -45,18 +47,29 @@ impl Shared {
         self.prepare();
         for task in tasks {
             match task {
-                Task::Prepare => self.prepare(),
-                // A segment that could not be deleted is found empty of news at the next start.
-                Task::Delete(number) => {
-                    let _ = delete(&self.dir, number);
-                }
                 Task::Stop => return,
+                task => self.keep(&task),
             }
+        }
+    }
+
+    pub(super) fn keep(&self, task: &Task) {
+        match task {
+            Task::Prepare => self.prepare(),
+            // A segment that could not be deleted is found empty of news at the next start.
+            Task::Delete(number) => {
+                let _ = delete(&self.dir, *number);
+            }
+            Task::Stop => {}
         }
     }
 
     /// Hands a task over, or does a deletion itself where the keeper is behind.
     pub(super) fn ask_keeper(&self, task: Task) {
+        if let Some((stage, shared)) = self.staged() {
+            let keep = move || shared.keep(&task);
+            return stage.take(Crew::Keeper, Duration::ZERO, Box::new(keep));
+        }
         match self.keeper.try_send(task) {
             Ok(()) => {}
             Err(refused) => match refused_task(refused) {

@@ -24,6 +24,7 @@ mod live;
 mod recover;
 mod scan;
 mod segment;
+mod staged;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -31,14 +32,15 @@ mod tests;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 
 use base::TenantUid;
 use vault::{SigningKey, random};
 
 use crate::files::sync_dir;
+use crate::ground::{Ground, Stage};
 use crate::journal::append::Tail;
 use crate::journal::disk::{Disk, RealDisk};
 use crate::journal::frame::SegmentHeader;
@@ -46,6 +48,7 @@ use crate::journal::keeper::{Spare, Task};
 use crate::journal::live::Live;
 use crate::journal::recover::recover;
 use crate::journal::segment::Segment;
+use crate::journal::staged::Staged;
 use crate::journal::sync::{Enlisted, Nudge, Spread, Waiter};
 
 pub use error::JournalError;
@@ -185,6 +188,8 @@ struct Shared {
     stopping: AtomicBool,
     groups: AtomicU64,
     synced_records: AtomicU64,
+    /// In a simulation, who works in the threads' place.
+    staged: Option<Staged>,
 }
 
 impl Journal {
@@ -202,12 +207,48 @@ impl Journal {
         Self::open_on(dir, signer, options, Box::new(RealDisk))
     }
 
+    /// The same on other ground than the system's.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn on(
+        ground: &Ground,
+        dir: OwnedFd,
+        signer: SigningKey,
+        options: JournalOptions,
+    ) -> Result<(Self, Recovered), JournalError> {
+        let Some(stage) = ground.stage() else {
+            return Self::open(dir, signer, options);
+        };
+        let options = JournalOptions {
+            segment_bytes: stage.segment_bytes(),
+        };
+        let disk = Box::new(Arc::clone(stage));
+        let (journal, found, _tasks) = Self::prepare(dir, signer, options, disk, Some(stage))?;
+        journal.shared.stage_begin();
+        Ok((journal, found))
+    }
+
     fn open_on(
         dir: OwnedFd,
         signer: SigningKey,
         options: JournalOptions,
         disk: Box<dyn Disk>,
     ) -> Result<(Self, Recovered), JournalError> {
+        let (mut journal, found, tasks) = Self::prepare(dir, signer, options, disk, None)?;
+        let (syncing, keeping) = (Arc::clone(&journal.shared), Arc::clone(&journal.shared));
+        journal.start("journal-sync", move || syncing.run_sync())?;
+        journal.start("journal-keeper", move || keeping.run_keeper(&tasks))?;
+        Ok((journal, found))
+    }
+
+    fn prepare(
+        dir: OwnedFd,
+        signer: SigningKey,
+        options: JournalOptions,
+        disk: Box<dyn Disk>,
+        stage: Option<&Arc<dyn Stage>>,
+    ) -> Result<(Self, Recovered, Receiver<Task>), JournalError> {
         let segment_bytes = options
             .segment_bytes
             .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
@@ -233,7 +274,11 @@ impl Journal {
         let (keeper, tasks) = sync_channel(keeper::TASKS_MAX);
         let mut live = left.live;
         live.add(&first);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|own| Shared {
+            staged: stage.map(|stage| Staged {
+                stage: Arc::clone(stage),
+                own: Weak::clone(own),
+            }),
             tail: Mutex::new(Tail::new(first)),
             wake: Condvar::new(),
             spread: Spread::default(),
@@ -249,20 +294,12 @@ impl Journal {
             groups: AtomicU64::new(0),
             synced_records: AtomicU64::new(0),
         });
-        let mut journal = Self {
-            shared: Arc::clone(&shared),
-            threads: Vec::new(),
+        let found = Recovered {
+            records: left.records,
+            damaged: left.damaged,
         };
-        let syncing = Arc::clone(&shared);
-        journal.start("journal-sync", move || syncing.run_sync())?;
-        journal.start("journal-keeper", move || shared.run_keeper(&tasks))?;
-        Ok((
-            journal,
-            Recovered {
-                records: left.records,
-                damaged: left.damaged,
-            },
-        ))
+        let threads = Vec::new();
+        Ok((Self { shared, threads }, found, tasks))
     }
 
     /// Appends a record. `seal` writes the sealed payload into the empty buffer it is given, bound
@@ -401,6 +438,7 @@ impl Drop for Journal {
         self.shared.wake.notify_all();
         // A keeper that is gone already needs no message.
         drop(self.shared.keeper.send(Task::Stop));
+        self.shared.stage_end();
         for thread in self.threads.drain(..) {
             // A thread that panicked has answered nobody; its waiters see a closed channel.
             drop(thread.join());

@@ -79,14 +79,21 @@ pub(super) struct Nudge(pub(super) Arc<Shared>);
 
 impl Drop for Nudge {
     fn drop(&mut self) {
-        if std::mem::take(&mut lock(&self.0.tail).sleeping) {
-            self.0.wake.notify_one();
+        let was_sleeping = std::mem::take(&mut lock(&self.0.tail).sleeping);
+        if was_sleeping {
+            self.0.rouse();
         }
     }
 }
 
+/// A group that is written and will be durable when it is signed and synced.
+pub(super) struct Round {
+    cuts: Vec<Cut>,
+    to: u64,
+}
+
 // Records for which nobody waits are synced after this, which bounds what a power cut can take.
-const UNSYNCED_MAX: Duration = Duration::from_millis(250);
+pub(super) const UNSYNCED_MAX: Duration = Duration::from_millis(250);
 
 // Under load a group takes in what comes within this time of the beginning of the one before: a signature, a sync and the changes of
 // thread cost as much as some dozens of records.
@@ -167,32 +174,39 @@ impl Shared {
     }
 
     fn sync_round<'a>(&'a self, mut tail: MutexGuard<'a, Tail>) -> MutexGuard<'a, Tail> {
-        if tail.cut(self).is_err() {
+        let Ok(round) = tail.begin_round(self) else {
             // Poisoned; the loop answers.
             return tail;
-        }
-        let cuts = std::mem::take(&mut tail.cuts);
-        let to = tail.last_seq();
-        tail.unsynced_since = None;
+        };
         drop(tail);
-        let done = self.make_durable(&cuts);
-        let mut tail = lock(&self.tail);
-        if done.is_err() {
-            self.poison();
-            return tail;
-        }
-        tail.synced_to = to;
-        let (ready, waiting) = std::mem::take(&mut tail.waiters)
-            .into_iter()
-            .partition(|(seq, _)| *seq <= to);
-        tail.waiters = waiting;
-        drop(tail);
-        self.answer(ready, Ok(()));
+        self.end_round(&round);
         lock(&self.tail)
     }
 
+    pub(super) fn end_round(&self, round: &Round) {
+        let done = self.make_durable(&round.cuts);
+        let mut tail = lock(&self.tail);
+        if done.is_err() {
+            self.poison();
+            return;
+        }
+        tail.synced_to = round.to;
+        let (ready, waiting) = std::mem::take(&mut tail.waiters)
+            .into_iter()
+            .partition(|(seq, _)| *seq <= round.to);
+        tail.waiters = waiting;
+        drop(tail);
+        self.answer(ready, Ok(()));
+    }
+
+    /// Wakes whoever makes groups durable.
+    pub(super) fn rouse(&self) {
+        self.wake.notify_one();
+        self.stage_group(Duration::ZERO);
+    }
+
     // Senders do not block: one is dropped or has room for its one answer.
-    fn answer(&self, waiters: Vec<(u64, Waiter)>, outcome: Outcome) {
+    pub(super) fn answer(&self, waiters: Vec<(u64, Waiter)>, outcome: Outcome) {
         let tasks = waiters.into_iter().filter_map(|(_, waiter)| match waiter {
             Waiter::Task(sender) => Some((sender, outcome)),
             Waiter::Thread(sender) => {
@@ -237,6 +251,15 @@ impl Shared {
 }
 
 impl Tail {
+    pub(super) fn begin_round(&mut self, shared: &Shared) -> Result<Round, JournalError> {
+        self.cut(shared)?;
+        self.unsynced_since = None;
+        Ok(Round {
+            cuts: std::mem::take(&mut self.cuts),
+            to: self.last_seq(),
+        })
+    }
+
     // When the group that is now begun counts as load: its beginning.
     fn pace(&self) -> Option<Instant> {
         (self.last_seq() - self.synced_to >= BUSY_RECORDS).then(Instant::now)
