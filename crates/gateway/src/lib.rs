@@ -243,7 +243,8 @@ impl Gateway {
     }
 
     fn instant(&self) -> Instant {
-        Instant::now()
+        // The runtime's clock is the system's, but in tests that own time.
+        tokio::time::Instant::now().into_std()
     }
 }
 

@@ -204,7 +204,7 @@ impl Kernel {
         if self.journal().poisoned() {
             return Err(KernelError::JournalDown);
         }
-        let random = vault::random::<16>();
+        let random = self.ground().draw();
         let (draw, _) = random.split_at(8);
         Ok(Trail {
             kernel: self.clone(),
@@ -220,7 +220,7 @@ impl Kernel {
     /// An id for an answer that has no trail.
     #[must_use]
     pub fn new_request_id(&self) -> RequestId {
-        RequestId::from_random(vault::random())
+        RequestId::from_random(self.ground().draw())
     }
 }
 

@@ -9,6 +9,8 @@ mod allowed;
 mod dial;
 mod origin;
 mod post;
+#[cfg(feature = "simulation")]
+mod staged;
 mod tls;
 
 pub use address::{Place, Reach, place};
@@ -16,4 +18,6 @@ pub use allowed::{AllowedHost, NoHost};
 pub use dial::{DialError, Dialer};
 pub use origin::{Origin, OriginError};
 pub use post::{Destination, DestinationError, Egress, EgressError, Posted};
+#[cfg(feature = "simulation")]
+pub use staged::{Dialed, StagedNetwork, StagedPeer};
 pub use tls::{CaBundle, CaBundleError, Stream};

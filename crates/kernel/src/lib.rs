@@ -54,7 +54,7 @@ pub use pair::pair;
 pub use quota::{Demand, Exceeded, Limits, Reservation};
 pub use root::DataRoot;
 pub use settings::{Settings, Tier, Tiers};
-pub use store::{ReadTx, StoreError, WriteTx};
+pub use store::{Crew, Ground, ReadTx, Stage, StoreError, Work, WriteTx};
 pub use sweep::Operator;
 pub use tenant::admit::{Admission, Authority, Caller, Refused};
 pub use tenant::{Purpose, Tenant};

@@ -59,7 +59,7 @@ impl Kernel {
             )));
         }
         self.known_tier(&new.tier)?;
-        let uid = TenantUid::from_bytes(vault::random());
+        let uid = TenantUid::from_bytes(self.ground().draw());
         let (root_key, keys) = (Key::generate(), TenantKeys::generate());
         let wrapped = || WrappedKeys {
             root: self.master().wrap(&uid, &root_key),

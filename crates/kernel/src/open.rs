@@ -1,13 +1,13 @@
 //! The kernel: opened once per process under the data directory's lock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use base::{Clock, TenantUid, Timestamp};
-use store::{DamageCause, Engine, EngineConfig, Journal, JournalOptions, Place, RecordRef};
+use store::{DamageCause, Engine, EngineConfig, Ground, Journal, JournalOptions, Place, RecordRef};
 use vault::{MasterKey, OperatorKey, Secret, SigningKey};
 
 use crate::error::KernelError;
@@ -49,6 +49,7 @@ pub struct Kernel {
 
 struct Inner {
     root: DataRoot,
+    ground: Ground,
     master: MasterKey,
     clock: Arc<dyn Clock>,
     engine: Engine,
@@ -60,7 +61,7 @@ struct Inner {
     tasks: Tasks,
     log: Log,
     /// Journal records of earlier runs by tenant, until each is opened.
-    recovered: Mutex<HashMap<TenantUid, Vec<RecordRef>>>,
+    recovered: Mutex<BTreeMap<TenantUid, Vec<RecordRef>>>,
     operator_hash: ArcSwap<Option<[u8; 32]>>,
     /// Records that wait for their fold, over all tenants.
     pending: AtomicUsize,
@@ -79,6 +80,17 @@ impl Kernel {
     /// # Errors
     /// When the master key is wrong, or the registry or the journal does not open.
     pub async fn open(options: KernelOptions) -> Result<(Self, Operator), KernelError> {
+        Self::open_on(Ground::system(), options).await
+    }
+
+    /// The same on other ground than the system's: a simulation's.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`].
+    pub async fn open_on(
+        ground: Ground,
+        options: KernelOptions,
+    ) -> Result<(Self, Operator), KernelError> {
         let KernelOptions {
             root,
             master,
@@ -93,18 +105,20 @@ impl Kernel {
             readers: writers,
             open_max: open_databases,
         };
-        let engine = Engine::start(config)?;
+        let engine = Engine::on(&ground, config)?;
         let registry = registry_place(&root, &master)?;
         let rows = registry_rows(&engine, &registry).await?;
         let signer = SigningKey::from_seed(master.derive("journal signing").expose());
         let journal_path = root.path().join("journal");
         let journal_dir = crate::root::syncable(&root.sub("journal")?, &journal_path)?;
-        let (journal, found) = Journal::open(journal_dir, signer, JournalOptions::default())
+        let opened = Journal::on(&ground, journal_dir, signer, JournalOptions::default());
+        let (journal, found) = opened
             .map_err(|error| KernelError::Root(format!("the journal does not open: {error}")))?;
         let log = Log::open(root.dir())?;
         let kernel = Self {
             inner: Arc::new(Inner {
                 root,
+                ground,
                 master,
                 clock,
                 engine,
@@ -115,7 +129,7 @@ impl Kernel {
                 models: ArcSwap::from_pointee(models),
                 tasks: Tasks::default(),
                 log,
-                recovered: Mutex::new(HashMap::new()),
+                recovered: Mutex::new(BTreeMap::new()),
                 operator_hash: ArcSwap::from_pointee(rows.operator_hash),
                 pending: AtomicUsize::new(0),
                 changes: tokio::sync::Mutex::new(()),
@@ -146,7 +160,7 @@ impl Kernel {
 
     /// Sorts what the journal held by tenant; records of tenants that are gone are released, damage is pinned on its tenant.
     fn take_in(&self, found: store::Recovered) {
-        let mut by_uid: HashMap<TenantUid, Vec<RecordRef>> = HashMap::new();
+        let mut by_uid: BTreeMap<TenantUid, Vec<RecordRef>> = BTreeMap::new();
         for record in found.records {
             by_uid.entry(record.uid).or_default().push(record);
         }
@@ -317,6 +331,10 @@ impl Kernel {
     #[must_use]
     pub fn root(&self) -> &DataRoot {
         &self.inner.root
+    }
+
+    pub(crate) fn ground(&self) -> &Ground {
+        &self.inner.ground
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -13,10 +13,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new() -> Self {
-        Self {
-            dialer: Dialer::warm(),
-        }
+    pub(super) fn new(dialer: Dialer) -> Self {
+        Self { dialer }
     }
 
     /// A connection to an allowed address of the endpoint, ready for a request.

@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
+use kernel::egress::Dialer;
 use llm::Operation;
 use tokio::time::Instant;
 
@@ -136,8 +137,14 @@ impl Upstream {
     /// A client that trusts the system's root certificates, or Mozilla's where the system has none.
     #[must_use]
     pub fn new() -> Self {
+        Self::over(Dialer::warm())
+    }
+
+    /// A client whose connections are opened by `dialer`.
+    #[must_use]
+    pub fn over(dialer: Dialer) -> Self {
         Self {
-            connector: Connector::new(),
+            connector: Connector::new(dialer),
             pools: RwLock::default(),
         }
     }

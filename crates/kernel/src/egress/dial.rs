@@ -43,6 +43,8 @@ pub struct Dialer {
     system: Arc<OnceLock<Option<Arc<ClientConfig>>>>,
     // One TLS configuration, and so one session cache, per bundle. Held for a look-up.
     bundles: Mutex<HashMap<CaBundle, Arc<ClientConfig>>>,
+    #[cfg(feature = "simulation")]
+    staged: Option<Arc<dyn super::StagedNetwork>>,
 }
 
 impl Default for Dialer {
@@ -51,6 +53,8 @@ impl Default for Dialer {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             system: Arc::default(),
             bundles: Mutex::default(),
+            #[cfg(feature = "simulation")]
+            staged: None,
         }
     }
 }
@@ -62,6 +66,16 @@ impl Dialer {
         let dialer = Self::default();
         dialer.system.get_or_init(system_config);
         dialer
+    }
+
+    /// A dialer that opens no socket.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn staged(network: Arc<dyn super::StagedNetwork>) -> Self {
+        Self {
+            staged: Some(network),
+            ..Self::default()
+        }
     }
 
     /// A connection to an allowed address of `origin`, with TLS where it asks for it. `ca` replaces the system's roots.
@@ -86,6 +100,10 @@ impl Dialer {
         ca: Option<&CaBundle>,
         deadline: Instant,
     ) -> Result<Stream, DialError> {
+        #[cfg(feature = "simulation")]
+        if let Some(network) = &self.staged {
+            return network.dial(origin).await.map(Stream::Staged);
+        }
         let addresses = self.resolve(origin).await?;
         // One address out of bounds refuses the host: a name that answers with a private address
         // beside a public one is an attack or a mistake.

@@ -108,6 +108,9 @@ pub enum Stream {
     Plain(TcpStream),
     /// Under TLS.
     Tls(Box<TlsStream<TcpStream>>),
+    /// No socket at all: a simulated peer.
+    #[cfg(feature = "simulation")]
+    Staged(Box<dyn super::StagedPeer>),
 }
 
 impl AsyncRead for Stream {
@@ -120,6 +123,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            #[cfg(feature = "simulation")]
+            Self::Staged(peer) => Pin::new(peer).poll_read(cx, buf),
         }
     }
 }
@@ -134,6 +139,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            #[cfg(feature = "simulation")]
+            Self::Staged(peer) => Pin::new(peer).poll_write(cx, buf),
         }
     }
 
@@ -141,6 +148,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "simulation")]
+            Self::Staged(peer) => Pin::new(peer).poll_flush(cx),
         }
     }
 
@@ -148,6 +157,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "simulation")]
+            Self::Staged(peer) => Pin::new(peer).poll_shutdown(cx),
         }
     }
 
@@ -160,6 +171,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            #[cfg(feature = "simulation")]
+            Self::Staged(peer) => Pin::new(peer).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -168,6 +181,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "simulation")]
+            Self::Staged(peer) => peer.is_write_vectored(),
         }
     }
 }

@@ -83,9 +83,14 @@ impl Kernel {
     pub(crate) async fn measure_storage(&self, resident: &Resident) -> Option<Stored> {
         let dir = self.root().tenant_dir(&resident.id).ok()?;
         let before = resident.books().unwritten();
-        // A directory may be large: those that serve do not wait for it.
-        let read = tokio::task::spawn_blocking(move || measure(&dir)).await;
-        let stored = read.ok()?.ok()?;
+        let read = if self.ground().stage().is_some() {
+            measure(&dir)
+        } else {
+            // A directory may be large: those that serve do not wait for it.
+            let read = tokio::task::spawn_blocking(move || measure(&dir)).await;
+            read.ok()?
+        };
+        let stored = read.ok()?;
         let mut books = resident.books();
         // Records that are folded while the directory is read count twice until the next measurement, never not at all.
         let records = before.max(books.unwritten());
