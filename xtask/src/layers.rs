@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("testkit", &["base", "llm", "kernel"]),
     // Must never gain `store`: one of its cases proves that a crate without that line cannot open a database.
     ("isolation", &["base", "llm", "kernel", "gateway"]),
+    ("simulation", &["base", "llm", "kernel", "gateway"]),
     ("bench", &[]),
     ("xtask", &[]),
 ];
