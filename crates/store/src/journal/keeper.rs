@@ -104,8 +104,10 @@ impl Shared {
         if lock(&self.spare).is_some() {
             return;
         }
-        // The next roll asks again.
-        let _ = self.make_spare();
+        // The next roll asks again. What was made of it must not keep room that may be lacking.
+        if self.make_spare().is_err() {
+            let _ = remove(&self.dir, UNFINISHED);
+        }
     }
 
     fn make_spare(&self) -> Result<(), JournalError> {

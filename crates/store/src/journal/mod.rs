@@ -39,7 +39,7 @@ use std::thread::{Builder, JoinHandle};
 use base::TenantUid;
 use vault::{SigningKey, random};
 
-use crate::files::sync_dir;
+use crate::files::{readable_dir, sync_dir};
 use crate::ground::{Ground, Stage};
 use crate::journal::append::Tail;
 use crate::journal::disk::{Disk, RealDisk};
@@ -252,6 +252,7 @@ impl Journal {
         let segment_bytes = options
             .segment_bytes
             .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        let dir = readable_dir(dir)?;
         let left = recover(&dir, &signer.verifying_key())?;
         let number = left.next_number;
         let (file, capacity) = keeper::first_file(&dir, number, segment_bytes)?;

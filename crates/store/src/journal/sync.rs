@@ -5,9 +5,9 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::fsync;
 use tokio::sync::{Notify, oneshot};
 
-use crate::files::sync_dir;
 use crate::journal::append::{Cut, Tail};
 use crate::journal::frame::GroupSeal;
 use crate::journal::{JournalError, Seq, Shared, lock};
@@ -236,7 +236,8 @@ impl Shared {
             }
             self.disk.sync(&cut.segment.file)?;
             if !cut.segment.is_named() {
-                sync_dir(&self.dir)?;
+                // By the handle that is open: a lack of descriptors must not stop everybody.
+                fsync(&self.dir)?;
                 cut.segment.set_named();
             }
         }
