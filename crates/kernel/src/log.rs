@@ -127,12 +127,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_all(&self, mut file: std::fs::File) {
+    fn write_all(&self, mut file: impl Write) {
         let mut writing = Vec::new();
         loop {
             let (asked, ending) = {
+                // What a disk did not take is offered again at the usual pace, however much waits behind it.
+                let stuck = !writing.is_empty();
                 let idle = |state: &mut State| {
-                    state.lines.len() < WAKE_AT
+                    (stuck || state.lines.len() < WAKE_AT)
                         && !state.ending
                         && state.flush_asked == state.flush_done
                 };
@@ -140,19 +142,20 @@ impl Shared {
                     .wake
                     .wait_timeout_while(self.lock(), FLUSH_EVERY, idle)
                     .unwrap_or_else(PoisonError::into_inner);
-                std::mem::swap(&mut state.lines, &mut writing);
-                let dropped = std::mem::take(&mut state.dropped);
-                if dropped > 0 {
-                    let line = format!(
-                        "{{\"tenant\":null,\"event\":\"log lines dropped\",\"count\":{dropped}}}\n"
-                    );
-                    writing.extend_from_slice(line.as_bytes());
+                if writing.len() < BUFFER_MAX {
+                    writing.append(&mut state.lines);
+                    let dropped = std::mem::take(&mut state.dropped);
+                    if dropped > 0 {
+                        let line = format!(
+                            "{{\"tenant\":null,\"event\":\"log lines dropped\",\"count\":{dropped}}}\n"
+                        );
+                        writing.extend_from_slice(line.as_bytes());
+                    }
                 }
                 (state.flush_asked, state.ending)
             };
             // A log that cannot be written must not stop the gateway: the ledger and the audit record are elsewhere.
-            let _lost_lines = file.write_all(&writing);
-            writing.clear();
+            offer(&mut file, &mut writing);
             self.lock().flush_done = asked;
             self.flushed.notify_all();
             if ending {
@@ -160,6 +163,20 @@ impl Shared {
             }
         }
     }
+}
+
+/// Writes what the file takes. The rest stays for the next try, so that a disk that was full for a while cuts no line in two.
+fn offer(file: &mut impl Write, writing: &mut Vec<u8>) {
+    let mut taken = 0;
+    while let Some(rest) = writing.get(taken..).filter(|rest| !rest.is_empty()) {
+        match file.write(rest) {
+            Ok(0) => break,
+            Ok(written) => taken += written,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_later) => break,
+        }
+    }
+    writing.drain(..taken.min(writing.len()));
 }
 
 fn write_line(
@@ -189,6 +206,45 @@ fn write_line(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes so many bytes, then none.
+    struct Small {
+        room: usize,
+        bytes: Vec<u8>,
+    }
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.bytes.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_for_a_while_cuts_no_line() {
+        let mut disk = Small {
+            room: 5,
+            bytes: Vec::new(),
+        };
+        let mut writing = b"{\"a\":1}\n".to_vec();
+        offer(&mut disk, &mut writing);
+        assert_eq!(writing, b"1}\n");
+        offer(&mut disk, &mut writing);
+        writing.extend_from_slice(b"{\"b\":2}\n");
+        disk.room = 100;
+        offer(&mut disk, &mut writing);
+        assert_eq!(disk.bytes, b"{\"a\":1}\n{\"b\":2}\n");
+        assert!(writing.is_empty());
+    }
 
     #[test]
     fn lines_are_json_with_a_tenant_and_cannot_be_forged() {
