@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
 use base::{Money, TenantId, TenantUid, Timestamp, UtcDay};
+use rustix::io::Errno;
 use store::sql::params;
 use store::{Place, ReadTx, RecordKind, RecordRef, StoreError};
 use tokio::sync::oneshot;
@@ -47,6 +48,13 @@ impl Kernel {
         match opened.await.unwrap_or(Err(KernelError::Busy)) {
             Ok(()) => Ok(()),
             Err(KernelError::Store(error)) => self.own_data(resident, Err(error)),
+            Err(KernelError::Busy) => {
+                if let Some(place) = resident.place.get() {
+                    // What a lack of descriptors made the engine open for reading only stays so until nobody has it open.
+                    let _still_open_at_worst = self.engine().close(place).await;
+                }
+                Err(KernelError::Busy)
+            }
             Err(KernelError::Quarantined(why)) => {
                 self.log_quarantine(resident, &why);
                 resident.put_in_quarantine(why.clone());
@@ -300,8 +308,16 @@ impl Kernel {
         uid: TenantUid,
         keys: &TenantKeys,
     ) -> Result<Place, KernelError> {
-        let gone = |_| KernelError::Quarantined("its directory cannot be opened".to_owned());
-        let dir = self.root().tenant_dir(id).map_err(gone)?;
+        let refused = |error: std::io::Error| {
+            let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+            match errno.map(StoreError::from) {
+                // A lack of the machine's, not of the tenant's.
+                Some(lack @ (StoreError::Busy | StoreError::Full)) => lack.into(),
+                _ => KernelError::Quarantined("its directory cannot be opened".to_owned()),
+            }
+        };
+        let tenants = self.root().sub("tenants")?;
+        let dir = crate::root::open_sub(&tenants, id.as_str()).map_err(refused)?;
         let path = self.root().tenant_path(id);
         let handle = crate::root::syncable(&dir, &path)?;
         Ok(Place::new(

@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 /// Why a database did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     /// The queue is full, the wait was too long, or a statement took longer than it may; nothing was done. May be tried again.
     Busy,
-    /// No space left; the transaction was rolled back.
+    /// No room left, on the disk or in a quota; the transaction was rolled back. Where the lack showed after its last write it is
+    /// stored all the same when the database is opened again: try again what may be done twice.
     Full,
     /// The disk failed. Whether a write that ended so is stored is unknown: quarantine the tenant.
     Io,
@@ -52,12 +53,25 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::DiskFull) => Self::Full,
             // What is planted or missing is found before the engine opens the file: what remains is a lack of descriptors.
             Some(ErrorCode::CannotOpen | ErrorCode::OutOfMemory) => Self::Busy,
+            // The same lack at the index of the write-ahead log, which is then opened for reading. What a statement may not write
+            // has the plain code.
+            Some(ErrorCode::ReadOnly) if extended(&error) != ffi::SQLITE_READONLY => Self::Busy,
+            // The index of the write-ahead log could not grow. It is made anew at will and holds no data.
+            Some(ErrorCode::SystemIoFailure) if extended(&error) == ffi::SQLITE_IOERR_SHMSIZE => {
+                Self::Full
+            }
             Some(ErrorCode::SystemIoFailure) => Self::Io,
             // The cipher reports a page whose authentication fails as "not a database".
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged,
             _ => Self::query(error.to_string()),
         }
     }
+}
+
+fn extended(error: &rusqlite::Error) -> i32 {
+    error
+        .sqlite_error()
+        .map_or(ffi::SQLITE_OK, |error| error.extended_code)
 }
 
 impl From<rustix::io::Errno> for StoreError {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use zeroize::Zeroizing;
 
 use crate::database::guard::{Guard, META};
@@ -202,6 +202,7 @@ fn configure(conn: &mut Connection, place: &Place, access: Access) -> Result<(),
             conn.execute_batch("PRAGMA query_only = ON; PRAGMA synchronous = NORMAL;")?;
         }
         Access::Write => {
+            can_write(conn)?;
             // Before the first table. VACUUM needs ATTACH, which is off.
             conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
             let wal: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
@@ -217,6 +218,18 @@ fn configure(conn: &mut Connection, place: &Place, access: Access) -> Result<(),
         }
     }
     Ok(())
+}
+
+// The engine opens for reading what it cannot open for writing, the log too, also where only a descriptor was lacking.
+fn can_write(conn: &Connection) -> Result<(), StoreError> {
+    if conn.is_readonly("main")? {
+        return Err(StoreError::Busy);
+    }
+    let begun = conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK");
+    begun.map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly) => StoreError::Busy,
+        _ => error.into(),
+    })
 }
 
 /// The cipher library sets itself up at its first key. Two threads that come first at the same time can make one of them fail, so

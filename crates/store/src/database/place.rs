@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::TenantUid;
-use rustix::fs::{AtFlags, CWD, OFlags, fstat, fsync, statat};
+use rustix::fs::{AtFlags, CWD, OFlags, fstat, fsync, openat, statat, unlinkat};
 use rustix::io::Errno;
 use vault::{Key, ct_eq};
 
 use crate::error::StoreError;
-use crate::files::{FileFault, Found, look, open, sync_dir};
+use crate::files::{FileFault, Found, PRIVATE, look, open, sync_dir};
 
 /// The tables of one kind of database. Migrations run in order, once each, in a transaction of
 /// their own; one that shipped is never edited.
@@ -39,6 +39,11 @@ pub(super) struct PlaceName {
     uid: TenantUid,
     path: PathBuf,
 }
+
+/// Written to see whether there is room.
+const ROOM: &str = ".room";
+/// As much as a large fold writes.
+const ROOM_BYTES: u64 = 1024 * 1024;
 
 impl Place {
     /// The database `file` in the directory `dir`, which must also be reachable as `folder`: an
@@ -137,6 +142,29 @@ impl Place {
             Err(FileFault::Io(Errno::NOENT)) => Ok(()),
             Err(fault) => Err(refused(fault)),
         }
+    }
+
+    /// Whether the file system, or a quota on it, refuses what a transaction may need. Asked by writing: a quota shows in no
+    /// other way.
+    pub(super) fn lacks_room(&self) -> bool {
+        let asked = self.take_room();
+        // Left over, it is emptied by the next question.
+        let _ = unlinkat(&self.dir, ROOM, AtFlags::empty());
+        matches!(asked, Err(Errno::NOSPC | Errno::DQUOT))
+    }
+
+    fn take_room(&self) -> Result<(), Errno> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, ROOM, flags, PRIVATE)?;
+        let bytes = [0; 16 * 1024];
+        let mut at = 0;
+        while at < ROOM_BYTES {
+            let written = rustix::io::pwrite(&file, &bytes, at)?;
+            // A file that takes nothing and says no reason would be asked for ever.
+            at += u64::try_from(written.max(1)).unwrap_or(ROOM_BYTES);
+        }
+        rustix::fs::fdatasync(&file)
     }
 
     // The path and the handle must lead to the same directory.

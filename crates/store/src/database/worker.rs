@@ -89,8 +89,7 @@ impl Worker {
         place: &Arc<Place>,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let done = {
-            let open = self.open(place)?;
+        let done = self.open(place).and_then(|open| {
             open.conn.execute_batch("BEGIN")?;
             open.guard.enter(Mode::Read, READ_TIME);
             let done = caught(|| f(&ReadTx::new(&open.conn)));
@@ -99,8 +98,8 @@ impl Worker {
             // by the next use's failed BEGIN.
             let ended = open.conn.execute_batch("ROLLBACK");
             done.and_then(|value| Ok(ended.map(|()| value)?))
-        };
-        self.drop_broken(place, done)
+        });
+        self.judged(place, done)
     }
 
     pub(super) fn write<T>(
@@ -108,25 +107,25 @@ impl Worker {
         place: &Arc<Place>,
         f: impl FnOnce(&mut WriteTx<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let done = {
-            let open = self.open(place)?;
+        let done = self.open(place).and_then(|open| {
             open.conn.execute_batch("BEGIN IMMEDIATE")?;
             open.guard.enter(Mode::Write, WRITE_TIME);
             let done = caught(|| f(&mut WriteTx::new(&open.conn)));
             open.guard.leave();
             finish(open, done)
-        };
-        self.drop_broken(place, done)
+        });
+        self.judged(place, done)
     }
 
     /// Opens the database, and with it makes and migrates it.
     pub(super) fn prepare(&mut self, place: &Arc<Place>) -> Result<(), StoreError> {
-        self.open(place).map(|_| ())
+        let done = self.open(place).map(|_| ());
+        self.judged(place, done)
     }
 
     pub(super) fn checkpoint(&mut self, place: &Arc<Place>) -> Result<(), StoreError> {
-        let done = self.open(place)?.checkpoint();
-        self.drop_broken(place, done)
+        let done = self.open(place).and_then(|open| open.checkpoint());
+        self.judged(place, done)
     }
 
     /// Forgets the database. A writer empties its log first where that is possible; where it is
@@ -208,15 +207,16 @@ impl Worker {
         }
     }
 
-    fn drop_broken<T>(
-        &mut self,
-        place: &Place,
-        done: Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    // Closes a connection that can no longer be trusted, and tells a lack of room from a disk that fails: the engine names some
+    // lacks, an exhausted quota above all, by the same word.
+    fn judged<T>(&mut self, place: &Place, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if done.as_ref().is_err_and(StoreError::breaks_connection) {
             self.close(place);
         }
-        done
+        match done {
+            Err(StoreError::Io) if place.lacks_room() => Err(StoreError::Full),
+            done => done,
+        }
     }
 }
 
