@@ -104,6 +104,7 @@ fn refusal(refused: &Refused) -> Refusal {
         Refused::Frozen => Refusal::Frozen,
         Refused::Quarantined(_) => Refusal::Quarantined,
         Refused::Unavailable => Refusal::JournalDown,
+        Refused::NoRoom => Refusal::DiskShort,
     }
 }
 
@@ -138,6 +139,11 @@ pub fn respond(
     dialect: Dialect,
 ) -> Response<ReplyBody> {
     let id = trail.request_id();
+    if gw.kernel().is_short_of_disk() {
+        // What is left is for calls under way: clients that try again must not fill it with lines.
+        gw.kernel().count_unlogged_refusal();
+        return refusal.response(dialect, id).map(ReplyBody::full);
+    }
     let fields = [
         ("request_id", Field::Text(id.as_str())),
         ("code", Field::Text(refusal.code())),

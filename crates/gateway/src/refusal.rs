@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use kernel::quota::{Exceeded, Unit, Whose};
-use kernel::{KernelError, QuotaRefusal};
+use kernel::{KernelError, QuotaRefusal, StoreError};
 use llm::{Dialect, ErrorFacts, ReplyError, UpstreamError, error_body};
 
 use crate::fair::Busy;
@@ -93,6 +93,8 @@ pub enum Refusal {
     Quarantined,
     /// The journal cannot be written: nobody is served.
     JournalDown,
+    /// The disk has no room for more than what is under way.
+    DiskShort,
     /// The provider answered with an error. Made by [`Refusal::upstream`].
     UpstreamStatus {
         /// The status for the client.
@@ -385,6 +387,7 @@ impl From<KernelError> for Refusal {
             KernelError::Quarantined(_) => Self::Quarantined,
             KernelError::JournalDown => Self::JournalDown,
             KernelError::Busy => Self::Overloaded { retry_after_s: 1 },
+            KernelError::Store(StoreError::Full) => Self::DiskShort,
             _ => Self::Internal,
         }
     }

@@ -20,6 +20,7 @@ use store::{ReadTx, StoreError};
 use tokio::sync::Semaphore;
 use vault::Secret;
 
+use crate::disk::DiskState;
 use crate::egress::{AllowedHost, CaBundle, Destination, DestinationError, Egress, Origin};
 use crate::error::KernelError;
 use crate::log::Field;
@@ -283,6 +284,10 @@ impl Kernel {
             // After each tenant, so that what many have to say at once never has to wait in memory.
             operator_hears = operator_hears && self.say_to_operator().await.is_ok();
         }
+        // What is about no tenant, where there is none.
+        if operator_hears {
+            let _again_next_time = self.say_to_operator().await;
+        }
     }
 
     async fn look_at(&self, resident: &Arc<Resident>) {
@@ -399,6 +404,15 @@ impl Kernel {
         }
         state.pace.set_dearest(today, dearest);
         Ok(dearest)
+    }
+
+    /// Tells the operator that the room on the disk has become low or short.
+    pub(crate) fn alert_of_disk(&self, state: &DiskState) {
+        let news = event::disk(state, self.now());
+        if let Some(message) = news.filter(|_news| self.alerts().operator.load().is_some()) {
+            // One that finds too many waiting is logged there.
+            let _dropped = self.to_operator(message);
+        }
     }
 
     fn to_operator(&self, message: Message) -> bool {

@@ -8,6 +8,7 @@ pub mod alerts;
 pub mod audit;
 pub mod bulk;
 pub mod clock;
+pub mod disk;
 pub mod egress;
 pub mod error;
 
@@ -45,6 +46,7 @@ mod secrets;
 pub use audit::standing::QuotaRefusal;
 pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
+pub use disk::{DiskLimits, DiskState, Room};
 pub use error::KernelError;
 pub use ledger::{
     AttemptFacts, CallSlot, Charge, OpenAttempt, Outcome, Settlement, Settling, UnwrittenAttempt,

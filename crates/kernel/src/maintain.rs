@@ -30,6 +30,7 @@ const TICKS_PER_MEASUREMENT: u64 = 40;
 impl Kernel {
     /// Starts the background work of a serving process.
     pub fn start_maintenance(&self) {
+        self.start_disk_watch();
         self.start_ending();
         self.start_alerts();
         self.start_spreading();

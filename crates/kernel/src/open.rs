@@ -69,6 +69,7 @@ struct Inner {
     changes: tokio::sync::Mutex<()>,
     alerts: crate::alerts::Desk,
     ratecard: ArcSwapOption<RateCardInForce>,
+    disk: crate::disk::Disk,
 }
 
 const OPERATOR_KEY: &str = "operator key sha256";
@@ -135,6 +136,7 @@ impl Kernel {
                 changes: tokio::sync::Mutex::new(()),
                 alerts: crate::alerts::Desk::default(),
                 ratecard: ArcSwapOption::empty(),
+                disk: crate::disk::Disk::default(),
             }),
         };
         kernel.fill_directory(rows.tenants, rows.tokens);
@@ -371,6 +373,10 @@ impl Kernel {
 
     pub(crate) fn ratecard(&self) -> &ArcSwapOption<RateCardInForce> {
         &self.inner.ratecard
+    }
+
+    pub(crate) fn disk(&self) -> &crate::disk::Disk {
+        &self.inner.disk
     }
 
     pub(crate) fn changes(&self) -> &tokio::sync::Mutex<()> {

@@ -217,7 +217,9 @@ pub(crate) async fn open_kernel(
         .iter()
         .map(|model| model.name.as_str().to_owned())
         .collect();
-    kernel(root, environment, tiers(config), models).await
+    let (kernel, operator) = kernel(root, environment, tiers(config), models).await?;
+    kernel.set_disk_limits(config.disk);
+    Ok((kernel, operator))
 }
 
 /// Opens the kernel without a configuration: for what needs none.

@@ -58,6 +58,7 @@ impl Refusal {
                                         => row(503, SERVER, "provider_busy", "overloaded_error", After((*retry_after_s).into())),
             Self::Quarantined           => row(503, SERVER, "tenant_unavailable", "api_error", After(30)),
             Self::JournalDown           => row(503, SERVER, "service_unavailable", "api_error", After(30)),
+            Self::DiskShort             => row(503, SERVER, "storage_short", "overloaded_error", After(30)),
             Self::UpstreamStatus { .. } => self.upstream_row(),
             Self::UpstreamUnreachable   => row(502, SERVER, "provider_unreachable", "api_error", AsUsual),
             Self::UpstreamTimeout       => row(504, SERVER, "provider_timeout", "timeout_error", No),
@@ -142,6 +143,9 @@ impl Refusal {
             }
             Self::Quarantined => "this tenant is temporarily out of service",
             Self::JournalDown => "the service cannot record calls at the moment and refuses them",
+            Self::DiskShort => {
+                "the service is short of storage and takes no new calls at the moment"
+            }
             Self::UpstreamStatus {
                 status, message, ..
             } => match message {

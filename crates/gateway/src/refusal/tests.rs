@@ -22,11 +22,11 @@ fn facts(unit: Unit) -> QuotaFacts {
 /// One of every variant. `place` does not compile when a variant is missing.
 fn all() -> Vec<Refusal> {
     use Refusal::{
-        AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, Draining, Forbidden, Frozen,
-        Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential, NotFound, Overloaded,
-        ProviderBusy, Quarantined, QuotaExceeded, Suspended, TenantBusy, TokenInUrl, TooLarge,
-        TooLargeForQuota, Unpriced, UnsupportedMedia, UpstreamMalformed, UpstreamTimeout,
-        UpstreamUnreachable,
+        AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining,
+        Forbidden, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential,
+        NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended, TenantBusy,
+        TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia, UpstreamMalformed,
+        UpstreamTimeout, UpstreamUnreachable,
     };
     let upstream =
         |status: u16| Refusal::upstream(StatusCode::from_u16(status).unwrap(), b"", Some(9));
@@ -64,6 +64,7 @@ fn all() -> Vec<Refusal> {
         ProviderBusy { retry_after_s: 10 },
         Quarantined,
         JournalDown,
+        DiskShort,
         UpstreamUnreachable,
         UpstreamTimeout,
         UpstreamMalformed,
@@ -112,6 +113,7 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::Frozen => 25,
         Refusal::TenantBusy { .. } => 26,
         Refusal::ProviderBusy { .. } => 27,
+        Refusal::DiskShort => 28,
     }
 }
 
@@ -176,7 +178,7 @@ fn every_refusal_has_a_row_and_two_bodies() {
     let all = all();
     assert_eq!(
         all.iter().map(place).collect::<BTreeSet<_>>(),
-        (0..28).collect()
+        (0..29).collect()
     );
     for refusal in &all {
         let status = refusal.status().as_u16();
@@ -245,6 +247,7 @@ fn what_would_be_refused_or_paid_again_is_not_retried() {
             | Refusal::ProviderBusy { .. }
             | Refusal::Quarantined
             | Refusal::JournalDown
+            | Refusal::DiskShort
             | Refusal::UpstreamUnreachable
             | Refusal::Draining
             | Refusal::Internal => true,

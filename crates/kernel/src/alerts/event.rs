@@ -4,6 +4,7 @@ use base::quota::Window;
 use base::{Money, TenantId, TenantUid, Timestamp};
 use serde::Serialize;
 
+use crate::disk::{DiskState, Room};
 use crate::outbox::Message;
 use crate::quota::{Crossing, Gauge, Quota};
 use crate::webhook;
@@ -62,6 +63,30 @@ struct LogCheckpoint<'a> {
     checkpoint: &'a str,
 }
 
+#[derive(Serialize)]
+struct Disk {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    warn_bytes: u64,
+    calls_refused: bool,
+}
+
+/// The room on the disk has become low, or too short for new calls: once each per UTC hour.
+pub(super) fn disk(state: &DiskState, now: Timestamp) -> Option<Message> {
+    let kind = match state.room {
+        Room::Enough => return None,
+        Room::Low => "disk.low",
+        Room::Short => "disk.short",
+    };
+    let data = Disk {
+        free_bytes: state.free,
+        reserve_bytes: state.reserve,
+        warn_bytes: state.warn,
+        calls_refused: state.room == Room::Short,
+    };
+    message(kind, format!("{kind}/hour {}", hour(now)), now, data)
+}
+
 /// Whose alert it is.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
@@ -111,7 +136,7 @@ impl About<'_> {
         let window = match quota.window() {
             Window::Day => format!("day {}", self.now.day().number()),
             Window::Month => format!("month {}", self.now.day().month().first_day().number()),
-            _ => format!("hour {}", self.hour()),
+            _ => format!("hour {}", hour(self.now)),
         };
         self.message("tenant.throttled", &mark(quota, &window), data)
     }
@@ -146,24 +171,29 @@ impl About<'_> {
         self.message("audit.checkpoint", &format!("at {begin}"), data)
     }
 
-    /// `None` only where JSON could not be written, which strings and numbers do not bring about.
     fn message(&self, kind: &str, mark: &str, data: impl Serialize) -> Option<Message> {
-        let envelope = Envelope {
-            kind,
-            timestamp: self.now.to_string(),
-            data,
-        };
-        Some(Message {
-            id: webhook::message_id(),
-            // By uid: a name that is taken again is another tenant.
-            mark: format!("{kind}/{}/{mark}", self.uid),
-            body: serde_json::to_string(&envelope).ok()?,
-        })
+        // By uid: a name that is taken again is another tenant.
+        let mark = format!("{kind}/{}/{mark}", self.uid);
+        message(kind, mark, self.now, data)
     }
+}
 
-    fn hour(&self) -> i64 {
-        self.now.unix_seconds().div_euclid(3_600)
-    }
+/// `None` only where JSON could not be written, which strings and numbers do not bring about.
+fn message(kind: &str, mark: String, now: Timestamp, data: impl Serialize) -> Option<Message> {
+    let envelope = Envelope {
+        kind,
+        timestamp: now.to_string(),
+        data,
+    };
+    Some(Message {
+        id: webhook::message_id(),
+        mark,
+        body: serde_json::to_string(&envelope).ok()?,
+    })
+}
+
+fn hour(now: Timestamp) -> i64 {
+    now.unix_seconds().div_euclid(3_600)
 }
 
 fn mark(quota: Quota, window: &str) -> String {

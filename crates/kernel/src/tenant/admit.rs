@@ -48,6 +48,8 @@ pub enum Refused {
     Quarantined(String),
     /// Nobody can be served now.
     Unavailable,
+    /// The disk has no room for more than what is under way: only reading is served.
+    NoRoom,
 }
 
 /// The standing of an admission. It opens nothing.
@@ -112,6 +114,9 @@ impl Kernel {
         };
         let resident = &token.resident;
         open_for(resident.account.load().status, purpose)?;
+        if purpose == Purpose::Act && self.is_short_of_disk() {
+            return Err(Refused::NoRoom);
+        }
         if resident.loaded.get().is_none() {
             self.load(resident).await.map_err(refused)?;
         }

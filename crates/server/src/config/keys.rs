@@ -85,6 +85,24 @@ pub(super) const TOP: &[Key] = &[
         Kind::Object(ALERTS),
         "Where the operator is told what is out of hand.",
     ),
+    key(
+        "disk",
+        Kind::Object(DISK),
+        "Room on the file system of the data directory.",
+    ),
+];
+
+const DISK: &[Key] = &[
+    key(
+        "reserve",
+        Kind::Text,
+        "With less free, new calls are refused; default 256MiB, at most a tenth of the file system.",
+    ),
+    key(
+        "warn",
+        Kind::Text,
+        "With less free, the operator is told; default 1GiB, at most a fifth of the file system.",
+    ),
 ];
 
 const ALERTS: &[Key] = &[

@@ -26,6 +26,14 @@ pub(super) struct LowConfig {
     pub(super) ratecards: Option<Vec<Text>>,
     pub(super) body_limit: Option<Text>,
     pub(super) alerts: Option<LowAlerts>,
+    pub(super) disk: Option<LowDisk>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LowDisk {
+    pub(super) reserve: Option<Text>,
+    pub(super) warn: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -11,10 +11,11 @@ use gateway::catalog::{
 };
 use gateway::fair::LineSpec;
 use gateway::upstream::{CaBundle, Reach};
+use kernel::DiskLimits;
 use llm::OutputCapField;
 
 use super::alerts;
-use super::low::{LowConfig, LowModel, LowProvider, LowTier, LowTimeouts, LowTls, Text};
+use super::low::{LowConfig, LowDisk, LowModel, LowProvider, LowTier, LowTimeouts, LowTls, Text};
 use super::value::{At, NAME_RULE, is_name};
 use super::{Config, ConfigError, ProviderKey, SecretRef, Tier, TlsRefs, ambient};
 
@@ -73,6 +74,7 @@ pub(super) fn config(low: LowConfig, folder: &Path) -> Result<Config, ConfigErro
     let body_limit = low.body_limit.map_or(Ok(limits::BODY_BYTES_MAX), |text| {
         At::new(&text, "body_limit").bytes()
     })?;
+    let disk = disk(low.disk.as_ref())?;
     let catalog = Catalog::new(providers, models, tasks)
         .map_err(|error| ConfigError::whole(error.to_string()))?;
     warnings.sort_by_key(|warning| warning.line);
@@ -91,8 +93,24 @@ pub(super) fn config(low: LowConfig, folder: &Path) -> Result<Config, ConfigErro
             .collect(),
         body_limit,
         alerts: alerts::read(low.alerts, folder)?,
+        disk,
         warnings,
         folder: folder.to_owned(),
+    })
+}
+
+fn disk(low: Option<&LowDisk>) -> Result<DiskLimits, ConfigError> {
+    let DiskLimits { reserve, warn } = DiskLimits::default();
+    let room = |text: Option<&Text>, key: &str, default: u64| {
+        text.map_or(Ok(default), |text| At::new(text, key).room())
+    };
+    Ok(DiskLimits {
+        reserve: room(
+            low.and_then(|low| low.reserve.as_ref()),
+            "disk.reserve",
+            reserve,
+        )?,
+        warn: room(low.and_then(|low| low.warn.as_ref()), "disk.warn", warn)?,
     })
 }
 

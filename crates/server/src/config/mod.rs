@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use gateway::catalog::{Catalog, Keyring};
 use gateway::upstream::Credential;
-use kernel::Secret;
+use kernel::{DiskLimits, Secret};
 
 pub use alerts::{AlertWebhook, Alerts};
 pub use ambient::Environment;
@@ -58,6 +58,8 @@ pub struct Config {
     pub body_limit: usize,
     /// Where the operator is told what is out of hand.
     pub alerts: Alerts,
+    /// Room that is to be left on the file system of the data directory.
+    pub disk: DiskLimits,
     /// What is accepted and probably not meant, in the order of the file.
     pub warnings: Vec<ConfigError>,
     // Relative references start here.

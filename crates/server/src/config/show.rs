@@ -60,6 +60,8 @@ pub(super) fn yaml(config: &Config) -> String {
         out.line(1, &format!("- {}", quoted(&path.display().to_string())));
     }
     out.alerts(&config.alerts);
+    let (reserve, warn) = (config.disk.reserve, config.disk.warn);
+    out.line(0, &format!("disk: {{ reserve: {reserve}, warn: {warn} }}"));
     out.0
 }
 

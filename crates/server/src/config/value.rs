@@ -14,6 +14,7 @@ use super::low::Text;
 const DURATION_MAX: Duration = Duration::from_secs(3_600);
 /// The range of the body limit.
 const BODY_LIMIT: RangeInclusive<u64> = 1024..=1024 * 1024 * 1024;
+const ROOM_MAX: u64 = 1 << 40;
 
 /// A value and where it stands.
 pub(super) struct At<'a> {
@@ -136,6 +137,20 @@ impl<'a> At<'a> {
     }
 
     pub(super) fn bytes(&self) -> Result<usize, ConfigError> {
+        self.size()
+            .filter(|size| BODY_LIMIT.contains(size))
+            .and_then(|size| usize::try_from(size).ok())
+            .ok_or_else(|| self.not("a size from 1KiB to 1024MiB, such as 32MiB"))
+    }
+
+    /// Room on a disk.
+    pub(super) fn room(&self) -> Result<u64, ConfigError> {
+        self.size()
+            .filter(|size| *size <= ROOM_MAX)
+            .ok_or_else(|| self.not("a size up to 1024GiB, such as 512MiB"))
+    }
+
+    fn size(&self) -> Option<u64> {
         let text = self.text();
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
@@ -143,12 +158,10 @@ impl<'a> At<'a> {
             "" | "B" => Some(1),
             "KiB" => Some(1024),
             "MiB" => Some(1024 * 1024),
+            "GiB" => Some(1024 * 1024 * 1024),
             _ => None,
         };
-        let size = factor.and_then(|factor: u64| number.parse::<u64>().ok()?.checked_mul(factor));
-        size.filter(|size| BODY_LIMIT.contains(size))
-            .and_then(|size| usize::try_from(size).ok())
-            .ok_or_else(|| self.not("a size from 1KiB to 1024MiB, such as 32MiB"))
+        factor.and_then(|factor: u64| number.parse::<u64>().ok()?.checked_mul(factor))
     }
 
     /// The name of a provider, tier or task.

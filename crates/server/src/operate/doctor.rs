@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use base::{Clock, Timestamp};
-use kernel::{DataRoot, Operator, SystemClock};
+use kernel::{DataRoot, DiskState, Operator, Room, SystemClock};
 use rpc::{Check, CheckState, Doctor, Fault, FaultCode};
 
 use super::Office;
@@ -11,10 +11,6 @@ use crate::assemble::{self, Place};
 use crate::config::{Config, Environment};
 use crate::{listen, process};
 
-/// Free space below which calls soon cannot be recorded.
-const DISK_FAIL_BYTES: u64 = 64 * 1024 * 1024;
-/// Free space that deserves a look.
-const DISK_WARN_BYTES: u64 = 1024 * 1024 * 1024;
 /// Descriptors for the 1,100 connections of one address, their upstream connections and 512 open databases.
 const DESCRIPTORS_WANTED: u64 = 8_192;
 /// First `SQLite` without the write-ahead-log reset fault that could corrupt a database.
@@ -38,7 +34,7 @@ impl Office {
             ),
             ok("master key", "opens the registry"),
             journal(root),
-            disk(root.path()),
+            disk(self.kernel.disk_state()),
             clock(self.kernel.now()),
             descriptors(),
         ];
@@ -128,7 +124,7 @@ fn without_kernel(place: &Place, environment: &Environment, why: &Fault) -> Vec<
             "put right what it says, then run doctor again",
         ));
     }
-    checks.push(disk(&place.data));
+    checks.push(disk(room(&place.data, &place.config_file())));
     checks.push(clock(SystemClock.now()));
     checks.push(descriptors());
     checks.extend(configuration(&place.config_file(), environment));
@@ -167,24 +163,37 @@ fn journal(root: &DataRoot) -> Check {
     }
 }
 
-fn disk(path: &Path) -> Check {
-    let stat = match rustix::fs::statvfs(path) {
-        Ok(stat) => stat,
-        Err(error) => {
-            return fail(
-                "disk",
-                format!("{}: {error}", path.display()),
-                "see that the directory exists",
-            );
-        }
+/// The room where no kernel is open to measure it.
+fn room(path: &Path, config: &Path) -> std::io::Result<DiskState> {
+    let stat = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    let limits = Config::load(config).map(|config| config.disk);
+    let (free, size) = (bytes(stat.f_bavail), bytes(stat.f_blocks));
+    Ok(limits.unwrap_or_default().judge(free, size, Room::Enough))
+}
+
+fn disk(state: std::io::Result<DiskState>) -> Check {
+    let state = match state {
+        Ok(state) => state,
+        Err(error) => return fail("disk", error.to_string(), "see that the directory exists"),
     };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let found = format!("{} MiB free", free / (1024 * 1024));
-    let advice = "free some space: calls that cannot be recorded are refused";
-    match free {
-        free if free < DISK_FAIL_BYTES => fail("disk", found, advice),
-        free if free < DISK_WARN_BYTES => warn("disk", found, advice),
-        _ => ok("disk", found),
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    let (free, reserve, warn_at) = (mib(state.free), mib(state.reserve), mib(state.warn));
+    match state.room {
+        Room::Short => fail(
+            "disk",
+            format!("{free} MiB free, less than the reserve of {reserve} MiB"),
+            "free some space: new calls are refused until there is more",
+        ),
+        Room::Low => warn(
+            "disk",
+            format!("{free} MiB free, less than {warn_at} MiB"),
+            "free some space: below the reserve new calls are refused",
+        ),
+        Room::Enough => ok(
+            "disk",
+            format!("{free} MiB free, {reserve} MiB of them in reserve"),
+        ),
     }
 }
 
@@ -324,6 +333,30 @@ fn fail(name: &str, found: impl Into<String>, advice: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_room_is_judged_by_the_amounts_in_force() {
+        let judged = |free: u64| {
+            let limits = kernel::DiskLimits::default();
+            disk(Ok(limits.judge(free << 20, 100 << 30, Room::Enough)))
+        };
+        for (free, state, said) in [
+            (
+                2_000,
+                CheckState::Ok,
+                "2000 MiB free, 256 MiB of them in reserve",
+            ),
+            (1_000, CheckState::Warn, "1000 MiB free, less than 1024 MiB"),
+            (
+                100,
+                CheckState::Fail,
+                "100 MiB free, less than the reserve of 256 MiB",
+            ),
+        ] {
+            let check = judged(free);
+            assert_eq!((check.state, check.found.as_str()), (state, said));
+        }
+    }
 
     #[test]
     fn versions_and_clocks_are_judged() {
