@@ -289,7 +289,11 @@ impl Reserved {
             hold_tokens: demand.tokens,
             requests: u64::from(facts.counts_call),
             ratecard_version: facts.ratecard_version.to_string(),
-            started_ms: kernel.now().unix_ms(),
+            // A call may have waited since, over the end of a day: what counts it after a restart is what counted it before.
+            started_ms: self
+                .reservation
+                .map_or_else(|| kernel.now(), |held| held.at())
+                .unix_ms(),
             request_received: commit(&facts.request_received),
             request_sent: commit(&facts.request_sent),
             config: settings.config_hash.to_string(),

@@ -79,6 +79,11 @@ impl Reservation {
         self.demand
     }
 
+    /// The moment whose windows it counts in.
+    pub(crate) fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// The same amount as two reservations: the requests, and tokens with cost.
     pub fn split(self) -> (Self, Self) {
         let Demand {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::{Money, Role, Timestamp, Usage, UsageSource};
+use kernel::ledger::Reserved;
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Demand, Gauge, Quota, Scope, Whose};
 use kernel::{
@@ -58,10 +59,14 @@ async fn call(
     tokens: u64,
 ) -> Result<(CallSlot, OpenAttempt), Exceeded> {
     let (slot, reserved, _) = admission.tenant().enter(demand(tokens))?;
+    Ok((slot, sent(home, admission, reserved).await))
+}
+
+async fn sent(home: &TempKernel, admission: &Admission, reserved: Reserved) -> OpenAttempt {
     let trail = home.kernel.open_trail(None).unwrap();
     let facts = facts(*trail.request_id(), "sim-fast");
     let unwritten = reserved.open_attempt(admission, facts).unwrap();
-    Ok((slot, unwritten.written().await.unwrap()))
+    unwritten.written().await.unwrap()
 }
 
 async fn settled(home: &TempKernel, admission: &Admission, tokens: u64) -> Result<(), Exceeded> {
@@ -252,6 +257,30 @@ async fn a_minute_is_remembered_over_a_kill() {
     home.clock.advance(retry.since(home.kernel.now()));
     settled(&home, &admission, 30).await.unwrap();
     assert!(tenant.enter(demand(0)).is_err());
+}
+
+#[tokio::test]
+async fn a_call_that_waits_over_midnight_counts_in_one_day_also_after_a_restart() {
+    let mut home = TempKernel::open().await.unwrap();
+    let (_, token) = home.tenant("acme").await.unwrap();
+    let token = text(&token);
+    let admission = admit(&home, &token).await;
+    home.clock.advance(Duration::from_secs(12 * 3_600 - 1));
+    let (slot, reserved, _) = admission.tenant().enter(demand(40)).unwrap();
+    // In the line of its provider.
+    home.clock.advance(Duration::from_secs(2));
+    let attempt = sent(&home, &admission, reserved).await;
+    let settling = attempt.settle(&used_up(40)).unwrap();
+    settling.durable().await.unwrap();
+    drop((slot, admission));
+    for _ in 0..2 {
+        let admission = admit(&home, &token).await;
+        let tenant = admission.tenant();
+        assert_eq!(gauge(tenant, Quota::CostPerDay).used, 0);
+        assert_eq!(gauge(tenant, Quota::CostPerMonth).used, 40);
+        drop(admission);
+        home = home.killed().await.unwrap();
+    }
 }
 
 #[tokio::test]
