@@ -65,7 +65,10 @@ pub(crate) fn cells(row: &Row) -> Option<Vec<String>> {
     Some(match row {
         Row::Tenant(row) => vec![
             row.id.to_string(),
-            row.status.as_str().to_owned(),
+            match row.quarantined {
+                true => format!("{}, quarantined", row.status.as_str()),
+                false => row.status.as_str().to_owned(),
+            },
             row.tier.clone(),
             row.tokens.to_string(),
             row.created_at.to_string(),
@@ -170,8 +173,12 @@ pub(crate) fn verified_text(log: &AuditVerified) -> String {
 }
 
 pub(crate) fn tenant_text(tenant: &TenantView) -> String {
+    let since = tenant
+        .database
+        .since
+        .map_or_else(String::new, |since| format!(" since {since}"));
     let database = match (&tenant.database.reason, tenant.database.bytes) {
-        (Some(reason), _) => format!("{}: {reason}", tenant.database.state.as_str()),
+        (Some(reason), _) => format!("{}{since}: {reason}", tenant.database.state.as_str()),
         (None, Some(bytes)) => format!(
             "{}, {} KiB",
             tenant.database.state.as_str(),

@@ -298,8 +298,8 @@ impl Kernel {
             now,
         };
         let operator = self.alerts().operator.load().is_some();
-        if let Some(why) = resident.quarantine.load_full() {
-            let news = about.quarantined(&why).filter(|_news| operator);
+        if let Some(found) = resident.quarantine.load_full() {
+            let news = about.quarantined(&found.why).filter(|_news| operator);
             if let Some(message) = news {
                 self.tell(resident, true, false, message);
             }

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod overlay;
 pub mod pair;
+pub mod quarantine;
 pub mod quota;
 pub mod report;
 pub mod root;
@@ -31,6 +32,7 @@ pub mod webhook;
 #[cfg(test)]
 mod fixture;
 mod fold;
+mod journal_damage;
 mod journal_record;
 mod json_text;
 mod maintain;
@@ -48,6 +50,7 @@ pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
 pub use disk::{DiskLimits, DiskState, Room};
 pub use error::KernelError;
+pub use journal_damage::JournalDamage;
 pub use ledger::{
     AttemptFacts, CallSlot, Charge, OpenAttempt, Outcome, Settlement, Settling, UnwrittenAttempt,
 };

@@ -88,8 +88,9 @@ impl Kernel {
         });
     }
 
-    /// Opens the tenants that an earlier run left records of, so that what a crash interrupted is settled at once.
-    async fn open_recovered(&self) {
+    /// Opens the tenants that an earlier run left records of, so that what a crash interrupted is settled at once, and what is
+    /// damaged is noticed.
+    pub async fn open_recovered(&self) {
         for uid in self.unopened_with_records() {
             if let Some(resident) = self.directory().by_uid(&uid) {
                 // A failure quarantines that tenant and is in the log.

@@ -1,19 +1,21 @@
 //! The kernel: opened once per process under the data directory's lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use base::{Clock, TenantUid, Timestamp};
-use store::{DamageCause, Engine, EngineConfig, Ground, Journal, JournalOptions, Place, RecordRef};
+use store::{Engine, EngineConfig, Ground, Journal, JournalOptions, Place, RecordRef};
 use vault::{MasterKey, OperatorKey, Secret, SigningKey};
 
 use crate::error::KernelError;
+use crate::journal_damage::{self, Findings};
 use crate::log::Log;
 use crate::noted::RateCardInForce;
 use crate::overlay::Overlay;
+use crate::quarantine::{self, Quarantine};
 use crate::quota::LimitsInForce;
 use crate::registry::{self, Directory};
 use crate::resident::{Account, Resident, Status};
@@ -62,6 +64,7 @@ struct Inner {
     log: Log,
     /// Journal records of earlier runs by tenant, until each is opened.
     recovered: Mutex<BTreeMap<TenantUid, Vec<RecordRef>>>,
+    findings: Mutex<Findings>,
     operator_hash: ArcSwap<Option<[u8; 32]>>,
     /// Records that wait for their fold, over all tenants.
     pending: AtomicUsize,
@@ -131,6 +134,7 @@ impl Kernel {
                 tasks: Tasks::default(),
                 log,
                 recovered: Mutex::new(BTreeMap::new()),
+                findings: Mutex::default(),
                 operator_hash: ArcSwap::from_pointee(rows.operator_hash),
                 pending: AtomicUsize::new(0),
                 changes: tokio::sync::Mutex::new(()),
@@ -140,7 +144,13 @@ impl Kernel {
             }),
         };
         kernel.fill_directory(rows.tenants, rows.tokens);
-        kernel.take_in(found);
+        for (uid, found) in rows.quarantines {
+            if let Some(resident) = kernel.directory().by_uid(&uid) {
+                resident.put_in_quarantine(found);
+            }
+        }
+        kernel.take_in(found.records);
+        kernel.take_in_damage(found.damaged, &rows.accounted);
         kernel.finish_deletions().await?;
         Ok((kernel, Operator::of_the_opener()))
     }
@@ -160,32 +170,11 @@ impl Kernel {
         }
     }
 
-    /// Sorts what the journal held by tenant; records of tenants that are gone are released, damage is pinned on its tenant.
-    fn take_in(&self, found: store::Recovered) {
+    /// Sorts what the journal held by tenant; records of tenants that are gone are released.
+    fn take_in(&self, records: Vec<RecordRef>) {
         let mut by_uid: BTreeMap<TenantUid, Vec<RecordRef>> = BTreeMap::new();
-        for record in found.records {
+        for record in records {
             by_uid.entry(record.uid).or_default().push(record);
-        }
-        for damage in found.damaged {
-            if damage.cause == DamageCause::Tail {
-                // The last group before a power cut: nothing of it was confirmed to anybody.
-                self.log().event(
-                    self.now(),
-                    None,
-                    "journal tail of the last run is incomplete",
-                    &[],
-                );
-                continue;
-            }
-            let resident = damage.uid.and_then(|uid| self.directory().by_uid(&uid));
-            if let Some(resident) = resident {
-                let why = format!("journal record {} is damaged", damage.seq.number());
-                self.log_quarantine(&resident, &why);
-                resident.put_in_quarantine(why);
-            } else {
-                self.log()
-                    .event(self.now(), None, "journal damage without an owner", &[]);
-            }
         }
         by_uid.retain(|uid, records| {
             let living = self.directory().by_uid(uid).is_some();
@@ -301,14 +290,17 @@ impl Kernel {
             .remove(&resident.uid);
     }
 
+    /// Tenants that an earlier run left something of in the journal.
     pub(crate) fn unopened_with_records(&self) -> Vec<TenantUid> {
-        self.inner
-            .recovered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .copied()
-            .collect()
+        let recovered = self.inner.recovered.lock();
+        let recovered = recovered.unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = recovered.keys().copied().collect();
+        all.extend(self.tenants_with_damage());
+        all
+    }
+
+    pub(crate) fn findings(&self) -> &Mutex<Findings> {
+        &self.inner.findings
     }
 
     /// The current moment.
@@ -409,6 +401,8 @@ struct RegistryRows {
     tenants: Vec<registry::TenantRow>,
     tokens: Vec<registry::TokenRow>,
     operator_hash: Option<[u8; 32]>,
+    quarantines: Vec<(TenantUid, Quarantine)>,
+    accounted: HashSet<(TenantUid, u64)>,
 }
 
 async fn registry_rows(engine: &Engine, place: &Arc<Place>) -> Result<RegistryRows, KernelError> {
@@ -423,12 +417,16 @@ async fn registry_rows(engine: &Engine, place: &Arc<Place>) -> Result<RegistryRo
     };
     // A writer creates the file where it is missing.
     engine.write(place, |_tx| Ok(())).await.map_err(fault)?;
+    // Nobody is served by a registry of which a part cannot be read.
+    engine.check(place).await.map_err(fault)?;
     let read = engine.read(place, |tx| {
         Ok(RegistryRows {
             tenants: registry::tenants(tx)?,
             tokens: registry::tokens(tx)?,
             operator_hash: registry::setting(tx, OPERATOR_KEY)?
                 .and_then(|hash| <[u8; 32]>::try_from(hash).ok()),
+            quarantines: quarantine::remembered(tx)?,
+            accounted: journal_damage::accounted(tx)?,
         })
     });
     read.await.map_err(fault)

@@ -28,8 +28,8 @@ const RECENT_MS: i64 = 62_000;
 impl Kernel {
     /// Opens a tenant once: later calls return at once. A failure that is the tenant's own puts it in quarantine.
     pub(crate) async fn load(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
-        if let Some(why) = resident.quarantine.load_full() {
-            return Err(KernelError::Quarantined(why.as_str().to_owned()));
+        if let Some(found) = resident.quarantine.load_full() {
+            return Err(KernelError::Quarantined(found.why.clone()));
         }
         if resident.loaded.get().is_some() {
             return Ok(());
@@ -56,8 +56,7 @@ impl Kernel {
                 Err(KernelError::Busy)
             }
             Err(KernelError::Quarantined(why)) => {
-                self.log_quarantine(resident, &why);
-                resident.put_in_quarantine(why.clone());
+                self.quarantine(resident, &why);
                 Err(KernelError::Quarantined(why))
             }
             Err(other) => Err(other),
@@ -92,6 +91,7 @@ impl Kernel {
     async fn recover(&self, resident: &Arc<Resident>) -> Result<Vec<store::Seq>, KernelError> {
         let place = self.place(resident)?;
         let keys = self.keys(resident)?;
+        self.check_journal_damage(resident).await?;
         self.end_open_rotation(resident).await?;
         let Recovered {
             orphans,
@@ -289,8 +289,11 @@ impl Kernel {
         Ok(Arc::clone(resident.keys.get_or_init(|| Arc::new(keys))))
     }
 
-    /// Where the tenant's database is, and its key.
+    /// Where the tenant's database is, and its key. A quarantined tenant's is not to be had: nothing is written to it.
     pub(crate) fn place(&self, resident: &Resident) -> Result<Arc<Place>, KernelError> {
+        if let Some(found) = resident.quarantine.load_full() {
+            return Err(KernelError::Quarantined(found.why.clone()));
+        }
         if let Some(place) = resident.place.get() {
             return Ok(Arc::clone(place));
         }
@@ -360,8 +363,7 @@ impl Kernel {
 
     fn quarantined<T>(&self, resident: &Resident, error: &StoreError) -> Result<T, KernelError> {
         let why = error.to_string();
-        self.log_quarantine(resident, &why);
-        resident.put_in_quarantine(why.clone());
+        self.quarantine(resident, &why);
         Err(KernelError::Quarantined(why))
     }
 }

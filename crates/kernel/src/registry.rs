@@ -163,7 +163,7 @@ impl TokenRow {
 }
 
 /// Rows of the registry that one process holds in memory; the bound of what `query` may return.
-const ROWS_MAX: usize = 10_000_000;
+pub(crate) const ROWS_MAX: usize = 10_000_000;
 
 pub(crate) fn tenants(tx: &ReadTx<'_>) -> Result<Vec<TenantRow>, StoreError> {
     let sql = "SELECT uid, id, status, tier, limits, created_ms, wrapped_root, sealed_keys, audit_key, next_root, next_keys FROM tenants ORDER BY id";
@@ -378,6 +378,14 @@ pub(crate) fn set_setting(
     .map(|_| ())
 }
 
+/// Damage of the registry is the deployment's: no tenant answers for it.
+pub(crate) fn registry_fault(error: StoreError) -> KernelError {
+    match error {
+        StoreError::Busy | StoreError::Full | StoreError::Closed => error.into(),
+        error => KernelError::Root(format!("the registry: {error}")),
+    }
+}
+
 /// One override per line: `[scope ]quota=limit[ until=unix ms]`. A line without a scope is the tenant's: so were they all once.
 fn overrides_to_text(overrides: &[Override]) -> String {
     let line = |over: &Override| {
@@ -420,7 +428,8 @@ impl crate::open::Kernel {
         &self,
         job: impl FnOnce(&mut WriteTx<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, KernelError> {
-        Ok(self.engine().write(self.registry_place(), job).await?)
+        let written = self.engine().write(self.registry_place(), job).await;
+        written.map_err(registry_fault)
     }
 }
 

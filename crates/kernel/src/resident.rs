@@ -15,6 +15,7 @@ use vault::{Secret, TenantKeys};
 use crate::audit::tree::{Grown, Signer};
 use crate::journal_record::Row;
 use crate::overlay::Overlay;
+use crate::quarantine::Quarantine;
 use crate::quota::{LimitsInForce, Meters, Override};
 use crate::settings::Settings;
 use crate::share::Share;
@@ -90,7 +91,7 @@ pub(crate) struct Resident {
     /// Fires with the epoch: ends open calls and streams.
     pub(crate) acting_ended: ArcSwap<CancellationToken>,
     /// Why this tenant is out of service, if it is.
-    pub(crate) quarantine: ArcSwapOption<String>,
+    pub(crate) quarantine: ArcSwapOption<Quarantine>,
     /// Counters, pending settlements, the next audit sequence. Taken under the journal's append lock, never around it.
     pub(crate) books: Mutex<Books>,
     /// One fold at a time; readers wait for it.
@@ -246,11 +247,14 @@ impl Resident {
         }
     }
 
-    pub(crate) fn put_in_quarantine(&self, why: String) {
-        self.quarantine
-            .compare_and_swap(&None::<Arc<String>>, Some(Arc::new(why)));
+    /// Ends every capability, but for what the operator reads. Whether it was in service until now.
+    pub(crate) fn put_in_quarantine(&self, found: Quarantine) -> bool {
+        let before = self
+            .quarantine
+            .compare_and_swap(&None::<Arc<Quarantine>>, Some(Arc::new(found)));
         self.ended.load().cancel();
         self.acting_ended.load().cancel();
+        before.is_none()
     }
 }
 

@@ -59,6 +59,20 @@ pub(crate) static REGISTRY: Schema = Schema {
             root BLOB NOT NULL
         ) STRICT;
     ",
+        "
+        -- Tenants that are out of service, and why.
+        CREATE TABLE quarantines (
+            uid BLOB PRIMARY KEY REFERENCES tenants(uid) ON DELETE CASCADE,
+            since_ms INTEGER NOT NULL,
+            why TEXT NOT NULL
+        ) STRICT;
+        -- Damaged records of the journal that a repair has accounted for: their segments are kept.
+        CREATE TABLE journal_losses (
+            uid BLOB NOT NULL REFERENCES tenants(uid) ON DELETE CASCADE,
+            seq INTEGER NOT NULL,
+            PRIMARY KEY (uid, seq)
+        ) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

@@ -12,6 +12,7 @@ use vault::Secret;
 
 use crate::error::KernelError;
 use crate::open::Kernel;
+use crate::quarantine::Quarantine;
 use crate::resident::{Account, READING_EPOCH, Resident, TokenEntry};
 use crate::settings::Settings;
 use crate::share::Share;
@@ -92,18 +93,27 @@ impl Tenant {
 
     /// Why the tenant is out of service, if it is.
     #[must_use]
-    pub fn quarantine(&self) -> Option<Arc<String>> {
+    pub fn quarantine(&self) -> Option<Arc<Quarantine>> {
         self.resident.quarantine.load_full()
     }
 
-    /// Runs `job` in a read transaction of the tenant's database, after folding what the journal holds of this tenant.
+    /// Runs `job` in a read transaction of the tenant's database, after folding what the journal holds of this tenant. For the
+    /// operator a quarantined tenant's file is read as it lies there.
     ///
     /// # Errors
-    /// [`KernelError::Revoked`] when the authority ended, [`KernelError::Quarantined`] when the store cannot be trusted.
+    /// [`KernelError::Revoked`] when the authority ended, [`KernelError::Quarantined`] when the store cannot be trusted, or what is
+    /// asked for cannot be read.
     pub async fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&ReadTx<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, KernelError> {
+        if let (Via::Operator, Some(why)) = (&self.via, self.resident.quarantine.load_full()) {
+            self.holds()?;
+            return self
+                .kernel
+                .read_quarantined(&self.resident, &why, job)
+                .await;
+        }
         self.live()?;
         self.kernel.load(&self.resident).await?;
         self.kernel.fold(&self.resident).await?;
@@ -167,9 +177,13 @@ impl Tenant {
     /// # Errors
     /// [`KernelError::Revoked`] when it ended, [`KernelError::Quarantined`] when the tenant is out of service.
     pub fn live(&self) -> Result<(), KernelError> {
-        if let Some(why) = self.resident.quarantine.load_full() {
-            return Err(KernelError::Quarantined(why.as_str().to_owned()));
+        if let Some(found) = self.resident.quarantine.load_full() {
+            return Err(KernelError::Quarantined(found.why.clone()));
         }
+        self.holds()
+    }
+
+    fn holds(&self) -> Result<(), KernelError> {
         let moved = self.epoch ^ self.resident.epoch.load(Ordering::SeqCst);
         let holds = match &self.via {
             Via::Token(token, Purpose::Act) => moved == 0 && token.valid_at(self.kernel.now()),

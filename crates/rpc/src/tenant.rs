@@ -40,6 +40,9 @@ pub struct TenantLine {
     pub id: TenantId,
     /// Where it stands.
     pub status: Status,
+    /// Whether its store is out of service; `tenants.show` says why.
+    #[serde(default)]
+    pub quarantined: bool,
     /// Its tier.
     pub tier: String,
     /// Living tokens.
@@ -88,6 +91,9 @@ pub struct DatabaseView {
     pub bytes: Option<u64>,
     /// Why it is quarantined.
     pub reason: Option<String>,
+    /// Since when it is quarantined.
+    #[serde(default, with = "text::option")]
+    pub since: Option<Timestamp>,
 }
 
 /// Whether a tenant's database can be used.

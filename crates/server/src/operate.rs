@@ -218,12 +218,14 @@ impl Office {
             return Ok(Answer::End { rows: to.pushed() });
         }
         let mut missing = Vec::new();
+        let mut partial = Vec::new();
         for tenant in self.kernel.tenants(operator) {
             let fed = match self.look(operator, &tenant, detail).await {
                 Ok(()) => usage::feed(&tenant, period, detail, None, to).await,
                 Err(fault) => Err(fault),
             };
             match fed {
+                Ok(()) if tenant.quarantine().is_some() => partial.push(tenant.id().to_string()),
                 Ok(()) => {}
                 Err(fault) if fault.code == FaultCode::Quarantined => {
                     missing.push(tenant.id().to_string())
@@ -231,12 +233,21 @@ impl Office {
                 Err(fault) => return Err(fault),
             }
         }
-        if missing.is_empty() {
+        let without = match missing.is_empty() {
+            true => None,
+            false => Some(format!("is without {}", missing.join(", "))),
+        };
+        let lacks = match partial.is_empty() {
+            true => None,
+            false => Some(format!("may lack calls of {}", partial.join(", "))),
+        };
+        let said: Vec<_> = without.into_iter().chain(lacks).collect();
+        if said.is_empty() {
             return Ok(Answer::End { rows: to.pushed() });
         }
         let text = format!(
-            "the report is without {}, whose store is quarantined; see tenants show",
-            missing.join(", ")
+            "the report {}, whose store is quarantined; see tenants show",
+            said.join(" and ")
         );
         Err(Fault::new(FaultCode::Quarantined, text))
     }

@@ -113,26 +113,7 @@ impl Refusal {
             Self::Unpriced { model, bucket } => {
                 return format!("the model {model:?} has no price for {bucket}; the operator can add one to the rate card").into();
             }
-            Self::QuotaExceeded(facts) => {
-                return format!(
-                    "quota {} of this {} is used up: limit {}, remaining {}; try again in {} s",
-                    facts.quota,
-                    facts.whose.as_str(),
-                    facts.limit,
-                    facts.remaining,
-                    facts.retry_after_s
-                )
-                .into();
-            }
-            Self::TooLargeForQuota(facts) => {
-                return format!(
-                    "this call needs more than the whole quota {} of this {}: limit {}",
-                    facts.quota,
-                    facts.whose.as_str(),
-                    facts.limit
-                )
-                .into();
-            }
+            Self::QuotaExceeded(_) | Self::TooLargeForQuota(_) => return self.quota_message(),
             Self::TooLarge { limit } => {
                 return format!("the request body is larger than the limit of {limit} bytes")
                     .into();
@@ -162,6 +143,26 @@ impl Refusal {
             Self::UnsupportedMedia => "the request body must be application/json, not compressed",
             Self::Draining => "the service is restarting",
             Self::Internal => "internal error; the request id names it in the log",
+        })
+    }
+
+    fn quota_message(&self) -> Cow<'static, str> {
+        Cow::Owned(match self {
+            Self::QuotaExceeded(facts) => format!(
+                "quota {} of this {} is used up: limit {}, remaining {}; try again in {} s",
+                facts.quota,
+                facts.whose.as_str(),
+                facts.limit,
+                facts.remaining,
+                facts.retry_after_s
+            ),
+            Self::TooLargeForQuota(facts) => format!(
+                "this call needs more than the whole quota {} of this {}: limit {}",
+                facts.quota,
+                facts.whose.as_str(),
+                facts.limit
+            ),
+            _ => return Cow::Borrowed("a quota is used up"),
         })
     }
 

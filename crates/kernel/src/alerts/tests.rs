@@ -25,7 +25,7 @@ async fn nothing_is_put_into_the_store_of_a_quarantined_tenant() {
     kernel.look_at_budgets().await;
     assert_eq!(waiting(), 0);
     assert!(kernel.to_tenant(&resident, message("b")));
-    resident.put_in_quarantine("a test".to_owned());
+    kernel.quarantine(&resident, "a test");
     kernel.look_at_budgets().await;
     assert_eq!(waiting(), 1);
 }

@@ -13,6 +13,7 @@ use crate::audit::verify::root_at;
 use crate::error::KernelError;
 use crate::log::Field;
 use crate::open::Kernel;
+use crate::registry::registry_fault;
 use crate::resident::Resident;
 
 /// A log's size and its root then.
@@ -55,7 +56,8 @@ impl Kernel {
         let seen = self
             .engine()
             .read(self.registry_place(), move |tx| seen(tx, uid))
-            .await?;
+            .await
+            .map_err(registry_fault)?;
         let Some(seen) = seen else {
             return Ok(());
         };

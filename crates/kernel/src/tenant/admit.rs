@@ -120,8 +120,8 @@ impl Kernel {
         if resident.loaded.get().is_none() {
             self.load(resident).await.map_err(refused)?;
         }
-        if let Some(why) = resident.quarantine.load_full() {
-            return Err(Refused::Quarantined(why.as_str().to_owned()));
+        if let Some(found) = resident.quarantine.load_full() {
+            return Err(Refused::Quarantined(found.why.clone()));
         }
         self.poll_overlay(resident, now);
         token.last_used.store(now.day().number(), Ordering::Relaxed);
@@ -219,8 +219,8 @@ impl Admission {
         if let Err(refused) = open_for(resident.account.load().status, purpose) {
             return Some(refused);
         }
-        let why = resident.quarantine.load_full()?;
-        Some(Refused::Quarantined(why.as_str().to_owned()))
+        let found = resident.quarantine.load_full()?;
+        Some(Refused::Quarantined(found.why.clone()))
     }
 
     pub(crate) fn entry(&self) -> &TokenEntry {

@@ -68,8 +68,9 @@ impl Office {
         to: &Feed,
     ) -> Result<Answer, Fault> {
         let tenant = self.tenant(operator, id)?;
-        let mut walk = tenant.audit_walk(since).await.map_err(audit_fault)?;
-        while let Some(bundle) = walk.next().await.map_err(audit_fault)? {
+        let refused = |error| self.audit_fault(operator, &tenant, error);
+        let mut walk = tenant.audit_walk(since).await.map_err(refused)?;
+        while let Some(bundle) = walk.next().await.map_err(refused)? {
             told(&walk, bundle.index, to).await?;
         }
         let done = summary(&tenant, &walk);
@@ -87,9 +88,10 @@ impl Office {
             .record_operator_access(operator, &tenant, "audit.export")
             .await
             .map_err(fault)?;
-        let mut walk = tenant.audit_walk(None).await.map_err(audit_fault)?;
+        let refused = |error| self.audit_fault(operator, &tenant, error);
+        let mut walk = tenant.audit_walk(None).await.map_err(refused)?;
         let mut files = Files::new(to);
-        while let Some(bundle) = walk.next().await.map_err(audit_fault)? {
+        while let Some(bundle) = walk.next().await.map_err(refused)? {
             files.bundle(&bundle).await?;
             told(&walk, bundle.index, to).await?;
         }
@@ -125,6 +127,20 @@ impl Office {
     }
 }
 
+impl Office {
+    /// A log that does not verify puts its tenant out of service: what it says cannot be believed.
+    fn audit_fault(&self, operator: &Operator, tenant: &Tenant, error: AuditError) -> Fault {
+        match error {
+            AuditError::Kernel(error) => fault(error),
+            AuditError::Log(what) => {
+                self.kernel.quarantine_for_log(operator, tenant, &what);
+                let text = format!("the audit log does not verify: {what}");
+                Fault::new(FaultCode::Refused, text)
+            }
+        }
+    }
+}
+
 /// Bundles between two words on how far it has come.
 const TELL_EVERY: u64 = 16;
 
@@ -148,16 +164,6 @@ pub(crate) fn verification_key(tenant: &Tenant) -> String {
         .audit_key()
         .map(|key| key.to_string())
         .unwrap_or_default()
-}
-
-fn audit_fault(error: AuditError) -> Fault {
-    match error {
-        AuditError::Kernel(error) => fault(error),
-        AuditError::Log(what) => Fault::new(
-            FaultCode::Refused,
-            format!("the audit log does not verify: {what}"),
-        ),
-    }
 }
 
 fn summary(tenant: &Tenant, walk: &LogWalk) -> AuditVerified {

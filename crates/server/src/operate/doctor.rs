@@ -23,6 +23,8 @@ const CLOCK_MAX: &str = "2100-01-01T00:00:00Z";
 impl Office {
     /// The checks of a kernel that is open.
     pub(super) async fn doctor(&self, operator: &Operator) -> Doctor {
+        // What the journal holds damaged is told once its tenant is looked at. A gateway has done so at its start.
+        self.kernel.open_recovered().await;
         let root = self.kernel.root();
         let mut checks = vec![
             ok(
@@ -40,7 +42,7 @@ impl Office {
         ];
         checks.extend(configuration(&self.config, &Environment::of_process()));
         checks.push(self.sqlite(operator).await);
-        checks.push(self.tenants_in_order(operator));
+        checks.extend(self.tenants_in_order(operator));
         checks.push(sandbox());
         Doctor { checks }
     }
@@ -66,24 +68,43 @@ impl Office {
         }
     }
 
-    fn tenants_in_order(&self, operator: &Operator) -> Check {
-        let out: Vec<_> = self
+    fn tenants_in_order(&self, operator: &Operator) -> Vec<Check> {
+        let mut checks: Vec<_> = self
             .kernel
             .tenants(operator)
             .filter_map(|tenant| {
-                tenant
-                    .quarantine()
-                    .map(|why| format!("{}: {why}", tenant.id()))
+                let found = tenant.quarantine()?;
+                let (id, since) = (tenant.id(), found.since);
+                let said = format!("quarantined since {since}: {}", found.why);
+                let advice =
+                    format!("partywall tenants repair {id} --dry-run says what can be rebuilt");
+                Some(fail(&format!("tenant {id}"), said, &advice))
             })
             .collect();
-        if out.is_empty() {
-            return ok("tenants", "none is quarantined");
+        if checks.is_empty() {
+            checks.push(ok("tenants", "none is quarantined"));
         }
-        fail(
-            "tenants",
-            out.join("; "),
-            "restore the tenant's database, or delete the tenant",
-        )
+        checks.extend(self.journal_records());
+        checks
+    }
+
+    fn journal_records(&self) -> Option<Check> {
+        let damage = self.kernel.journal_damage();
+        let loses = damage.iter().any(|damage| damage.loses);
+        let all: Vec<_> = damage.into_iter().map(|damage| damage.what).collect();
+        match (all.is_empty(), loses) {
+            (true, _) => None,
+            (false, true) => Some(fail(
+                "journal records",
+                all.join("; "),
+                "a call of the last run may be recorded as unknown: see to the disk, and compare with your providers",
+            )),
+            (false, false) => Some(warn(
+                "journal records",
+                all.join("; "),
+                "no record is lost, but see to the disk",
+            )),
+        }
     }
 }
 

@@ -67,6 +67,7 @@ impl Office {
             rows.push(Row::Tenant(TenantLine {
                 id: tenant.id().clone(),
                 status: status(account.status.as_str())?,
+                quarantined: tenant.quarantine().is_some(),
                 tier: account.tier.clone(),
                 tokens: u64::try_from(living).unwrap_or(u64::MAX),
                 created_at: account.created,
@@ -157,13 +158,13 @@ fn database(tenant: &Tenant, status: Status, overlay_error: Option<String>) -> D
         .and_then(|files| files.symlink_metadata("tenant.db").ok())
         .map(|meta| meta.len());
     // The reason of a quarantine, or else why the overlay on disk is not in force.
-    let reason = quarantine
-        .map(|why| why.as_str().to_owned())
-        .or(overlay_error);
+    let since = quarantine.as_ref().map(|found| found.since);
+    let reason = quarantine.map(|found| found.why.clone()).or(overlay_error);
     DatabaseView {
         state,
         bytes,
         reason,
+        since,
     }
 }
 

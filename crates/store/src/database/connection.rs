@@ -49,9 +49,13 @@ const SQL_BYTES: i32 = 1024 * 1024;
 impl Open {
     /// Opens for reading and writing; makes and migrates the database where that is due.
     pub(super) fn writer(place: &Arc<Place>) -> Result<Self, StoreError> {
+        // No other connection writes now, so that the log stands still.
+        place.check_log()?;
         let mut open = Self::raw(place, Access::Write)?;
         let version = open.claim()?;
         open.migrate(version)?;
+        // What a crash tore off the log's end is not to be found behind later commits. A reader in the way leaves it for later.
+        let _readers_may_be_in_the_way = open.checkpoint();
         Ok(open)
     }
 
@@ -68,6 +72,27 @@ impl Open {
         match open.version().map_err(NotOpen::Failed)? {
             Some(version) if version == place.schema.migrations.len() => Ok(open),
             _ => Err(NotOpen::NeedsWriter),
+        }
+    }
+
+    /// Closes, and leaves file and log as they are.
+    pub(super) fn abandon(self) {
+        // Where this fails the log is moved into the file, which changes what is read of neither.
+        let _best_effort = self
+            .conn
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        drop(self.conn.close());
+    }
+
+    /// Looks at every page in use.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let found: String = self
+            .conn
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found == "ok" {
+            Ok(())
+        } else {
+            Err(StoreError::Damaged)
         }
     }
 

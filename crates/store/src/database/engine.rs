@@ -182,10 +182,40 @@ impl Engine {
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         later(
-            self.readers
-                .submit(&place.uid, close_job(place, Reply::Task(reply))),
+            self.readers.submit(
+                &place.uid,
+                last_job(place, Reply::Task(reply), Worker::close),
+            ),
             answer,
         )
+    }
+
+    /// As [`Engine::close`], but file and log stay as they are: for a database that is evidence.
+    ///
+    /// # Errors
+    /// As [`Engine::close`].
+    pub fn abandon(
+        &self,
+        place: &Arc<Place>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let job = last_job(place, Reply::Task(reply), Worker::abandon);
+        later(self.readers.submit(&place.uid, job), answer)
+    }
+
+    /// Looks at every page in use, however long that takes: for start-up, where nobody waits for the thread.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when a page is not as it was written; otherwise as [`Engine::read`].
+    pub fn check(
+        &self,
+        place: &Arc<Place>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let checked = Arc::clone(place);
+        let reply = Reply::Task(reply);
+        let job: Job = Box::new(move |worker| reply.send(worker.check(&checked)));
+        later(self.readers.submit(&place.uid, job), answer)
     }
 
     /// [`Engine::close`] for a thread that may block.
@@ -194,8 +224,10 @@ impl Engine {
     /// As [`Engine::close`].
     pub fn close_blocking(&self, place: &Arc<Place>) -> Result<(), StoreError> {
         let (reply, answer) = sync_channel(1);
-        self.readers
-            .submit(&place.uid, close_job(place, Reply::Thread(reply)))?;
+        self.readers.submit(
+            &place.uid,
+            last_job(place, Reply::Thread(reply), Worker::close),
+        )?;
         now(&answer)
     }
 
@@ -391,17 +423,17 @@ fn checkpoint_job(place: &Arc<Place>, reply: Reply<()>) -> Job {
 }
 
 // Runs on the reader, which hands it on to the writer: the writer must be the last to close.
-fn close_job(place: &Arc<Place>, reply: Reply<()>) -> Job {
+fn last_job(place: &Arc<Place>, reply: Reply<()>, end: fn(&mut Worker, &Place)) -> Job {
     let place = Arc::clone(place);
     Box::new(move |worker| {
-        worker.close(&place);
+        end(worker, &place);
         let Some(writer) = worker.writer_of(&place) else {
             return reply.send(Ok(()));
         };
         let gate = Arc::new(Mutex::new(Some(reply)));
         let (then, closing) = (Arc::clone(&gate), Arc::clone(&place));
         let handed_on = writer.submit(Box::new(move |worker| {
-            worker.close(&closing);
+            end(worker, &closing);
             answer(&then, Ok(()));
         }));
         if let Err(error) = handed_on {

@@ -5,6 +5,7 @@ mod engine;
 mod guard;
 mod place;
 mod tx;
+mod wal;
 mod worker;
 
 pub use engine::{Engine, EngineConfig};

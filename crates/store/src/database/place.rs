@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, fstat, fsync, openat, statat, unlinkat};
 use rustix::io::Errno;
 use vault::{Key, ct_eq};
 
+use crate::database::wal;
 use crate::error::StoreError;
 use crate::files::{FileFault, Found, PRIVATE, look, open, sync_dir};
 
@@ -31,6 +32,7 @@ pub struct Place {
     pub(super) schema: &'static Schema,
     pub(super) secure_delete: bool,
     must_exist: bool,
+    pub(super) reads_only: bool,
 }
 
 /// Names a database among the open ones. The key is compared as well, see [`Place::same_key`].
@@ -67,6 +69,7 @@ impl Place {
             schema,
             secure_delete: false,
             must_exist: false,
+            reads_only: false,
         }
     }
 
@@ -84,6 +87,16 @@ impl Place {
     pub fn existing(self) -> Self {
         Self {
             must_exist: true,
+            ..self
+        }
+    }
+
+    /// Leaves the file as it is: a database that would have to be made or migrated first is not opened.
+    #[must_use]
+    pub fn for_reading(self) -> Self {
+        Self {
+            must_exist: true,
+            reads_only: true,
             ..self
         }
     }
@@ -121,6 +134,11 @@ impl Place {
             // Empty: an earlier start died before the first page.
             found => Ok(found),
         }
+    }
+
+    /// Whether the write-ahead log gives back what was committed.
+    pub(super) fn check_log(&self) -> Result<(), StoreError> {
+        wal::check(&self.dir, self.file)
     }
 
     /// Makes the empty file, mode 0600, which SQLite would make readable to others.

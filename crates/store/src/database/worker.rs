@@ -128,6 +128,20 @@ impl Worker {
         self.judged(place, done)
     }
 
+    /// Looks at every page in use.
+    pub(super) fn check(&mut self, place: &Arc<Place>) -> Result<(), StoreError> {
+        let done = self.open(place).and_then(|open| open.check());
+        self.judged(place, done)
+    }
+
+    /// Forgets the database and leaves file and log as they are.
+    pub(super) fn abandon(&mut self, place: &Place) {
+        if let Some(slot) = self.open.remove(&place.name()) {
+            self.open_now.fetch_sub(1, Ordering::Relaxed);
+            slot.open.abandon();
+        }
+    }
+
     /// Forgets the database. A writer empties its log first where that is possible; where it is
     /// not, the log stays beside the file and nothing is lost.
     pub(super) fn close(&mut self, place: &Place) {
@@ -175,6 +189,7 @@ impl Worker {
         match Open::reader(place) {
             Ok(open) => return Ok(open),
             Err(NotOpen::Failed(error)) => return Err(error),
+            Err(NotOpen::NeedsWriter) if place.reads_only => return Err(StoreError::Schema),
             Err(NotOpen::NeedsWriter) => {}
         }
         let (reply, answer) = sync_channel(1);
@@ -211,7 +226,8 @@ impl Worker {
     // lacks, an exhausted quota above all, by the same word.
     fn judged<T>(&mut self, place: &Place, done: Result<T, StoreError>) -> Result<T, StoreError> {
         if done.as_ref().is_err_and(StoreError::breaks_connection) {
-            self.close(place);
+            // What is broken is evidence.
+            self.abandon(place);
         }
         match done {
             Err(StoreError::Io) if place.lacks_room() => Err(StoreError::Full),

@@ -19,6 +19,22 @@ pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     !crc
 }
 
+/// The one bit of `len` bytes that makes their checksum differ by `difference`, counted from the first byte's lowest.
+pub(super) fn flipped_bit(len: usize, difference: u32) -> Option<usize> {
+    // What each bit of the last byte does to the checksum; one byte further from the end is one more zero byte behind it.
+    let mut effects: [u32; 8] = std::array::from_fn(|bit| TABLES[0][1 << bit]);
+    for place in (0..len).rev() {
+        if let Some(bit) = effects.iter().position(|effect| *effect == difference) {
+            return Some(place * 8 + bit);
+        }
+        for effect in &mut effects {
+            let [low, ..] = effect.to_le_bytes();
+            *effect = (*effect >> 8) ^ at(0, low);
+        }
+    }
+    None
+}
+
 fn at(table: usize, byte: u8) -> u32 {
     TABLES[table][usize::from(byte)]
 }
@@ -69,6 +85,18 @@ mod tests {
         assert_eq!(crc32c(0, &[0xff; 32]), 0x62a8_ab43);
         let ascending: Vec<u8> = (0..32).collect();
         assert_eq!(crc32c(0, &ascending), 0x46dd_794e);
+    }
+
+    #[test]
+    fn one_flipped_bit_is_found() {
+        let bytes: Vec<u8> = (0..100).collect();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let difference = crc32c(5, &bytes) ^ crc32c(5, &bad);
+            assert_eq!(flipped_bit(bytes.len(), difference), Some(bit));
+        }
+        assert_eq!(flipped_bit(100, 0), None);
     }
 
     #[test]

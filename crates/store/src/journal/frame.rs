@@ -14,7 +14,7 @@
 use base::TenantUid;
 use vault::Sha256;
 
-use crate::journal::crc::crc32c;
+use crate::journal::crc::{crc32c, flipped_bit};
 use crate::journal::{RecordHead, RecordKind, Seq};
 
 /// Bytes of a segment's header.
@@ -201,6 +201,27 @@ impl Frame {
             .filter(|_| padding.iter().all(|byte| *byte == 0))
     }
 
+    /// Puts right the one bit of the frame at `at` whose flip explains why it does not read, header first; tells which bit of the
+    /// segment it was. The frame is left as it was where no single bit explains it.
+    pub(super) fn mend(segment: &mut [u8], at: usize, salt: u32) -> Option<usize> {
+        match Self::decode(segment, at, salt) {
+            Some(frame) => frame.mend_payload(segment, at),
+            None => mend_header(segment, at, salt),
+        }
+    }
+
+    fn mend_payload(&self, segment: &mut [u8], at: usize) -> Option<usize> {
+        let start = at + FRAME_HEADER;
+        let payload = segment.get(start..start + self.len)?;
+        let bit = match crc32c(0, payload) ^ self.payload_crc {
+            0 => one_bit(segment.get(start + self.len..start + self.len.next_multiple_of(8))?)
+                .map(|bit| self.len * 8 + bit),
+            difference => flipped_bit(self.len, difference),
+        }?;
+        flip(segment, start * 8 + bit)?;
+        Some(start * 8 + bit)
+    }
+
     /// Whether the payload is this frame's.
     pub(super) fn holds(&self, payload: &[u8]) -> bool {
         crc32c(0, payload) == self.payload_crc
@@ -243,6 +264,57 @@ impl GroupSeal {
             _ => Self::Damaged,
         }
     }
+}
+
+/// Puts right the one bit of a segment's header whose flip explains why it does not read.
+pub(super) fn mend_segment_header(segment: &mut [u8]) -> bool {
+    let bits = SEGMENT_HEADER.min(segment.len()) * 8;
+    (0..bits).any(|bit| {
+        mended(segment, bit, |segment| {
+            SegmentHeader::decode(segment).is_some()
+        })
+    })
+}
+
+/// The same for the seal after a group.
+pub(super) fn mend_seal(area: &mut [u8], salt: u32) -> bool {
+    let whole = |area: &[u8]| GroupSeal::decode(area, salt) != GroupSeal::Damaged;
+    (0..area.len() * 8).any(|bit| mended(area, bit, whole))
+}
+
+// A flip in the header makes the payload's place or checksum another one: what is mended must hold all of it.
+fn mend_header(segment: &mut [u8], at: usize, salt: u32) -> Option<usize> {
+    let whole = |segment: &[u8]| {
+        Frame::decode(segment, at, salt).is_some_and(|frame| frame.payload(segment, at).is_some())
+    };
+    let first = segment.get(at..at + FRAME_HEADER)?;
+    if first.iter().all(|byte| *byte == 0) {
+        return None;
+    }
+    (at * 8..(at + FRAME_HEADER) * 8).find(|bit| mended(segment, *bit, whole))
+}
+
+/// Flips one bit, for good where that makes it `whole`.
+fn mended(bytes: &mut [u8], bit: usize, whole: impl Fn(&[u8]) -> bool) -> bool {
+    let flipped = flip(bytes, bit).is_some();
+    let right = flipped && whole(bytes);
+    if flipped && !right {
+        flip(bytes, bit);
+    }
+    right
+}
+
+/// Flips a bit, counted from the first byte's lowest. `None` behind the end.
+pub(super) fn flip(bytes: &mut [u8], bit: usize) -> Option<()> {
+    *bytes.get_mut(bit / 8)? ^= 1 << (bit % 8);
+    Some(())
+}
+
+/// The only bit that is set.
+fn one_bit(bytes: &[u8]) -> Option<usize> {
+    let ones: u32 = bytes.iter().map(|byte| byte.count_ones()).sum();
+    let (place, byte) = bytes.iter().enumerate().find(|(_, byte)| **byte != 0)?;
+    (ones == 1).then_some(place * 8 + byte.trailing_zeros() as usize)
 }
 
 /// Bytes that a record with this payload takes.
@@ -316,6 +388,24 @@ mod tests {
             bytes[at] ^= 1 << bit;
             let read = Frame::decode(&bytes, 0, 1).and_then(|frame| frame.payload(&bytes, 0).map(<[u8]>::to_vec));
             prop_assert_eq!(read, None);
+        }
+
+        #[test]
+        fn one_flipped_bit_is_put_right(payload: Vec<u8>, at: prop::sample::Index, bit in 0..8_usize) {
+            let mut bytes = Vec::new();
+            Frame::write_record(&head(), 9, &payload, 1, &mut bytes);
+            let (whole, bit) = (bytes.clone(), at.index(bytes.len()) * 8 + bit);
+            flip(&mut bytes, bit);
+            prop_assert_eq!(Frame::mend(&mut bytes, 0, 1), Some(bit));
+            prop_assert_eq!(&bytes, &whole);
+            // Two bits in different bytes are not explained by one.
+            if bytes.len() > 64 {
+                flip(&mut bytes, 3);
+                flip(&mut bytes, 8 * 24);
+                let bad = bytes.clone();
+                prop_assert_eq!(Frame::mend(&mut bytes, 0, 1), None);
+                prop_assert_eq!(bytes, bad);
+            }
         }
 
         #[test]

@@ -117,6 +117,8 @@ pub struct RecordRef {
     /// The record that it refers to.
     pub reference: Option<Seq>,
     offset: u64,
+    /// The bit of its frame that is put right when it is read.
+    mended: Option<usize>,
 }
 
 /// A record that is lost or cannot be believed.
@@ -143,7 +145,9 @@ pub enum DamageCause {
     Chain,
     /// The signature over a group is missing or not this node's.
     Signature,
-    /// Any of the above in what was perhaps not synced when the process ended: the last group, and
+    /// One flipped bit: what was written is known, and is among the records.
+    Bit,
+    /// Any of the first five in what was perhaps not synced when the process ended: the last group, and
     /// others where it went on into another segment. A power cut during a sync leaves such a
     /// state, and then nothing of it had been confirmed; it cannot be told from later damage.
     Tail,

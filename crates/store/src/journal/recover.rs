@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::journal::frame::SegmentHeader;
+use crate::journal::frame::{SegmentHeader, mend_segment_header};
 use crate::journal::live::Live;
 use crate::journal::scan::{Groups, Scanned, scan};
 use crate::journal::segment::{Segment, list, load};
@@ -61,11 +61,14 @@ impl Left {
         public: &[u8; 32],
         before: Option<Boot>,
     ) -> Result<Option<Boot>, JournalError> {
-        let (file, bytes) = load(dir, number)?;
+        let (file, mut bytes) = load(dir, number)?;
+        let empty = bytes.iter().all(|byte| *byte == 0);
+        let mended =
+            !empty && SegmentHeader::decode(&bytes).is_none() && mend_segment_header(&mut bytes);
         let Some(header) = SegmentHeader::decode(&bytes).filter(|header| header.number == number)
         else {
             self.ended(before);
-            if bytes.iter().all(|byte| *byte == 0) {
+            if empty {
                 // Named, but the process died before its first write.
                 self.useless.push(number);
             } else {
@@ -78,8 +81,11 @@ impl Left {
             .as_ref()
             .is_none_or(|boot| boot.header.number + 1 != number || boot.chain == header.chain);
         let mut boot = self.boot(before, header, linked);
-        let scanned = scan(&bytes, header, public);
-        let whole = linked && scanned.damaged.is_empty();
+        if mended {
+            self.damage(header.first_seq, DamageCause::Bit);
+        }
+        let scanned = scan(&mut bytes, header, public);
+        let whole = linked && !mended && scanned.damaged.is_empty();
         if scanned.records.is_empty() && whole {
             self.useless.push(number);
         } else {
@@ -136,7 +142,8 @@ impl Left {
         let Some(boot) = boot else { return };
         let synced_to = surely_synced_to(&boot.groups);
         for damage in self.damaged.iter_mut().skip(boot.damaged_from) {
-            if damage.seq.number() > synced_to {
+            // No power cut leaves one flipped bit.
+            if damage.cause != DamageCause::Bit && damage.seq.number() > synced_to {
                 damage.cause = DamageCause::Tail;
             }
         }

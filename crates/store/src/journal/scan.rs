@@ -7,7 +7,7 @@ use vault::verify;
 
 use crate::journal::frame::{
     FRAME_HEADER, Frame, FrameKind, GROUP_SIGNATURE, Group, GroupSeal, SEGMENT_HEADER,
-    SegmentHeader,
+    SegmentHeader, mend_seal,
 };
 use crate::journal::segment::has_room;
 use crate::journal::{Damage, DamageCause, RecordKind, RecordRef, Seq};
@@ -37,7 +37,8 @@ pub(super) struct Groups {
 }
 
 /// Reads a segment whose header is whole.
-pub(super) fn scan(bytes: &[u8], header: SegmentHeader, public: &[u8; 32]) -> Scanned {
+/// One flipped bit of a frame is put right in memory, and told.
+pub(super) fn scan(bytes: &mut [u8], header: SegmentHeader, public: &[u8; 32]) -> Scanned {
     let mut scan = Scan {
         bytes,
         header,
@@ -60,7 +61,7 @@ pub(super) fn scan(bytes: &[u8], header: SegmentHeader, public: &[u8; 32]) -> Sc
 }
 
 struct Scan<'a> {
-    bytes: &'a [u8],
+    bytes: &'a mut [u8],
     header: SegmentHeader,
     salt: u32,
     expected: u64,
@@ -88,21 +89,32 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn frames(&mut self) {
-        let bytes = self.bytes;
         let mut at = SEGMENT_HEADER;
-        while let Some((start, frame)) = self.find(at) {
+        loop {
+            let mended = match self.whole_at(at) {
+                true => None,
+                false => Frame::mend(self.bytes, at, self.salt),
+            };
+            let Some((start, frame)) = self.find(at) else {
+                return;
+            };
             if start != at {
                 self.lost(&frame, start - at);
             }
             at = frame.end(start);
-            self.end = at.min(bytes.len());
-            match frame.payload(bytes, start) {
-                Some(payload) => self.whole(&frame, start, payload),
+            self.end = at.min(self.bytes.len());
+            match frame.payload(self.bytes, start).map(<[u8]>::to_vec) {
+                Some(payload) => self.whole(&frame, start, &payload, mended),
                 // Nothing follows: the process died while it wrote this one.
                 None if self.find(at).is_none() => return,
                 None => self.broken_content(&frame),
             }
         }
+    }
+
+    fn whole_at(&self, at: usize) -> bool {
+        let frame = Frame::decode(self.bytes, at, self.salt);
+        frame.is_some_and(|frame| frame.payload(self.bytes, at).is_some())
     }
 
     // The next frame with a whole header. Frames start at multiples of 8, and their first 8 bytes
@@ -157,9 +169,13 @@ impl Scan<'_> {
         }
     }
 
-    fn whole(&mut self, frame: &Frame, start: usize, payload: &[u8]) {
+    fn whole(&mut self, frame: &Frame, start: usize, payload: &[u8], mended: Option<usize>) {
+        if mended.is_some() {
+            let record = matches!(frame.kind, FrameKind::Record(_));
+            self.damage(record.then_some(frame.uid), frame.seq, DamageCause::Bit);
+        }
         match frame.kind {
-            FrameKind::Record(kind) => self.record(frame, kind, start),
+            FrameKind::Record(kind) => self.record(frame, kind, start, mended),
             FrameKind::Group => {
                 if let Some(group) = frame.group(payload) {
                     self.group(group, frame.end(start));
@@ -168,7 +184,7 @@ impl Scan<'_> {
         }
     }
 
-    fn record(&mut self, frame: &Frame, kind: RecordKind, start: usize) {
+    fn record(&mut self, frame: &Frame, kind: RecordKind, start: usize, mended: Option<usize>) {
         if frame.seq != self.expected {
             self.broken = true;
             self.damage(Some(frame.uid), frame.seq, DamageCause::Order);
@@ -185,6 +201,7 @@ impl Scan<'_> {
             uid: frame.uid,
             reference: (frame.reference != 0).then_some(Seq::from_number(frame.reference)),
             offset: start as u64,
+            mended: mended.map(|bit| bit - start * 8),
         });
     }
 
@@ -208,15 +225,21 @@ impl Scan<'_> {
         if self.broken || !linked {
             self.unverified.extend(self.signed.take());
         }
-        self.seal(group, &self.bytes[end - GROUP_SIGNATURE..end]);
+        self.seal(group, end - GROUP_SIGNATURE..end);
         self.open.clear();
         self.broken = false;
         self.chain = group.digest;
         self.starts.push(group.from);
     }
 
-    fn seal(&mut self, group: Group, area: &[u8]) {
-        match GroupSeal::decode(area, self.salt) {
+    fn seal(&mut self, group: Group, area: Range<usize>) {
+        let area = &mut self.bytes[area];
+        let mut seal = GroupSeal::decode(area, self.salt);
+        if seal == GroupSeal::Damaged && mend_seal(area, self.salt) {
+            seal = GroupSeal::decode(area, self.salt);
+            self.damage(None, group.to, DamageCause::Bit);
+        }
+        match seal {
             GroupSeal::Unsigned => {
                 self.unsigned.get_or_insert(group.to);
             }

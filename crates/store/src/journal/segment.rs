@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::files::{open, readable_dir};
 use crate::journal::frame::{
-    FRAME_HEADER, Frame, FrameKind, GROUP_FRAME, SegmentHeader, record_frame_len,
+    FRAME_HEADER, Frame, FrameKind, GROUP_FRAME, SegmentHeader, flip, record_frame_len,
 };
 use crate::journal::{JournalError, RECORD_BYTES_MAX, RecordRef, SEGMENT_BYTES};
 
@@ -51,6 +51,8 @@ impl Segment {
     pub(super) fn read_record(&self, record: &RecordRef) -> Result<Vec<u8>, JournalError> {
         let mut header = [0; FRAME_HEADER];
         self.file.read_exact_at(&mut header, record.offset)?;
+        // Behind the header it is none of the header's.
+        let _in_the_header = record.mended.map(|bit| flip(&mut header, bit));
         let len = u64::from(u32::from_le_bytes([
             header[0], header[1], header[2], header[3],
         ]));
@@ -60,6 +62,9 @@ impl Segment {
         let len = usize::try_from(len).map_err(|_| JournalError::Damaged)?;
         let mut bytes = vec![0; FRAME_HEADER + len.next_multiple_of(8)];
         self.file.read_exact_at(&mut bytes, record.offset)?;
+        if let Some(bit) = record.mended {
+            flip(&mut bytes, bit).ok_or(JournalError::Damaged)?;
+        }
         let frame = Frame::decode(&bytes, 0, self.salt).ok_or(JournalError::Damaged)?;
         let same = frame.kind == FrameKind::Record(record.kind)
             && frame.seq == record.seq.number()

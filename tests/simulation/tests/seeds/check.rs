@@ -111,8 +111,8 @@ async fn check_tenant(
     problems: &mut Vec<String>,
 ) {
     let id = tenant.id();
-    if let Some(why) = tenant.quarantine() {
-        problems.push(format!("{id} is in quarantine: {why}"));
+    if let Some(found) = tenant.quarantine() {
+        problems.push(format!("{id} is in quarantine: {}", found.why));
     }
     if let Err(error) = verify(tenant).await {
         problems.push(format!("{id}: the audit log does not verify: {error}"));

@@ -84,7 +84,8 @@ fn damage_is_told_with_its_tenant_where_the_header_survives() {
     let first = SegmentHeader::decode(&bytes).unwrap().first_seq;
     let damage = |at: usize| {
         let mut bad = bytes.clone();
-        bad[at] ^= 1;
+        // One bit would be put right.
+        bad[at] ^= 3;
         recovered(&bad).damaged
     };
     let told = |uid, seq, cause| {
@@ -249,6 +250,44 @@ fn a_power_cut_between_two_segments_damages_no_tenants_data() {
         (from..from + numbers.len() as u64).collect::<Vec<_>>()
     );
     assert!(numbers.len() < seqs.len());
+}
+
+#[test]
+fn one_flipped_bit_is_told_and_the_record_is_read_as_it_was_written() {
+    let (bytes, frames) = killed();
+    let whole = recovered(&bytes).records;
+    // Header and payload of a record that was surely synced, of one of the last group, and of the one in no group.
+    for frame in [0, 3, 6] {
+        for at in [
+            frames[frame],
+            frames[frame] + 24,
+            frames[frame] + FRAME_HEADER,
+        ] {
+            let mut bad = bytes.clone();
+            bad[at] ^= 4;
+            let left = recovered(&bad);
+            let causes: Vec<_> = left
+                .damaged
+                .iter()
+                .map(|damage| (damage.uid.is_some(), damage.cause))
+                .collect();
+            assert_eq!(causes, [(true, DamageCause::Bit)], "{frame} {at}");
+            assert_eq!(left.records.len(), whole.len());
+            for (mended, record) in left.records.iter().zip(&whole) {
+                let segment = left.live.segment(record.seq).unwrap();
+                assert_eq!((mended.seq, mended.uid), (record.seq, record.uid));
+                assert!(segment.read_record(mended).is_ok(), "{frame} {at}");
+            }
+        }
+    }
+    let mut bad = bytes.clone();
+    bad[40] ^= 4;
+    let left = recovered(&bad);
+    assert_eq!((left.records.len(), left.damaged.len()), (whole.len(), 1));
+    assert_eq!(
+        (left.damaged[0].uid, left.damaged[0].cause),
+        (None, DamageCause::Bit)
+    );
 }
 
 #[test]
