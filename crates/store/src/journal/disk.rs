@@ -1,9 +1,12 @@
-//! The two operations whose failure decides what the journal may claim.
+//! The operations whose failure decides what the journal may claim.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+use rustix::fs::fsync;
 
 use crate::ground::Stage;
 
@@ -13,6 +16,8 @@ pub(super) trait Disk: Send + Sync {
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Returns once what was written is on stable storage.
     fn sync(&self, file: &File) -> io::Result<()>;
+    /// Returns once the names of the journal's directory are.
+    fn sync_names(&self, dir: &OwnedFd) -> io::Result<()>;
 }
 
 /// The operating system's.
@@ -26,6 +31,11 @@ impl Disk for RealDisk {
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
     }
+
+    fn sync_names(&self, dir: &OwnedFd) -> io::Result<()> {
+        // By the handle that is open: a lack of descriptors must not stop everybody.
+        Ok(fsync(dir)?)
+    }
 }
 
 impl Disk for Arc<dyn Stage> {
@@ -35,5 +45,9 @@ impl Disk for Arc<dyn Stage> {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         self.as_ref().sync(file)
+    }
+
+    fn sync_names(&self, dir: &OwnedFd) -> io::Result<()> {
+        RealDisk.sync_names(dir)
     }
 }

@@ -56,10 +56,7 @@ impl Shared {
     pub(super) fn keep(&self, task: &Task) {
         match task {
             Task::Prepare => self.prepare(),
-            // A segment that could not be deleted is found empty of news at the next start.
-            Task::Delete(number) => {
-                let _ = delete(&self.dir, *number);
-            }
+            Task::Delete(number) => self.delete(*number),
             Task::Stop => {}
         }
     }
@@ -73,12 +70,18 @@ impl Shared {
         match self.keeper.try_send(task) {
             Ok(()) => {}
             Err(refused) => match refused_task(refused) {
-                Task::Delete(number) => {
-                    let _ = delete(&self.dir, number);
-                }
+                Task::Delete(number) => self.delete(number),
                 // Many of them wait already.
                 Task::Prepare | Task::Stop => {}
             },
+        }
+    }
+
+    /// Deletes a folded segment, once the names of those after it are on disk: numbers go on from the last name, and a power cut that
+    /// left none would have them given again. What could not be deleted is found empty of news at the next start.
+    fn delete(&self, number: u64) {
+        if self.disk.sync_names(&self.dir).is_ok() {
+            let _ = delete(&self.dir, number);
         }
     }
 

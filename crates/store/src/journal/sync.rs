@@ -5,7 +5,6 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::fsync;
 use tokio::sync::{Notify, oneshot};
 
 use crate::journal::append::{Cut, Tail};
@@ -236,8 +235,7 @@ impl Shared {
             }
             self.disk.sync(&cut.segment.file)?;
             if !cut.segment.is_named() {
-                // By the handle that is open: a lack of descriptors must not stop everybody.
-                fsync(&self.dir)?;
+                self.disk.sync_names(&self.dir)?;
                 cut.segment.set_named();
             }
         }

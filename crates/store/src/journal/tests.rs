@@ -83,6 +83,8 @@ struct Faulty {
     fail_syncs: AtomicBool,
     hold_syncs: AtomicBool,
     syncs: AtomicU64,
+    /// The segments that had a name at each sync of names.
+    named: Mutex<Vec<Vec<u64>>>,
 }
 
 impl Disk for Arc<Faulty> {
@@ -102,6 +104,12 @@ impl Disk for Arc<Faulty> {
             return Err(io::Error::other("sync"));
         }
         RealDisk.sync(file)
+    }
+
+    fn sync_names(&self, dir: &OwnedFd) -> io::Result<()> {
+        let named = segment::list(dir).map_err(|_| io::Error::other("list"))?;
+        lock(&self.named).push(named);
+        RealDisk.sync_names(dir)
     }
 }
 
@@ -433,6 +441,26 @@ fn folded_segments_are_deleted_and_the_open_one_is_not() {
     journal.folded(&all);
     assert_eq!(journal.read(&left.records[0]), Err(JournalError::Folded));
     assert_eq!(journal.stats().segments, 1);
+}
+
+#[test]
+fn a_segment_goes_after_the_name_of_the_next_is_on_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Faulty::default());
+    let journal = open_on(home.path(), &disk);
+    let mut seqs = vec![put(&journal, A, &[1; 2000]).unwrap()];
+    // The sync of a group would sync the names as well.
+    disk.hold_syncs.store(true, Ordering::SeqCst);
+    while !names(home.path()).contains("0002") {
+        journal.folded(&seqs);
+        seqs.push(put(&journal, A, &[1; 2000]).unwrap());
+    }
+    wait_until("the first segment is gone", || {
+        !names(home.path()).contains("0001")
+    });
+    let named = lock(&disk.named).clone();
+    disk.hold_syncs.store(false, Ordering::SeqCst);
+    assert!(named.contains(&vec![1, 2]), "{named:?}");
 }
 
 #[test]
