@@ -3,12 +3,16 @@
 //!
 //! `CRASH_COUNT` flips (default 40) with the seed `CRASH_SEED` (default 1); both are printed.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may fail loudly, and copies its own directories"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Money, Usage, UsageSource};

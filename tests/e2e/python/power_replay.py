@@ -18,7 +18,7 @@ from power_check import Survivor, examine
 from power_claims import NEVER, Claims
 from power_disk import Disk, Draw
 from power_scenario import Recording
-from power_trace import STRACE, Reader
+from power_trace import STRACE, Reader, is_ended
 
 # Memory takes no power cuts, and a replay's own syncs cost nothing there.
 SHELF = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
@@ -146,8 +146,7 @@ def second_cuts(recording: Recording, claims: Claims, first: int, seed: int, cou
             survivor.ask("billing.report", tenant=None, **{"from": None, "to": None}, detail=True)
         finally:
             survivor.close()
-        ended = f"{survivor.process.pid} +++ "
-        eventually(lambda: ended in trace.read_text(encoding="latin-1")[-2_000:], 20, "the end of the trace")
+        eventually(lambda: is_ended(trace, survivor.process.pid), 60, "the end of the trace")
         events = Reader(shelf / "first").read(trace).finished()
         plain = [n for n, event in enumerate(events) if event.path not in ("journal/spare.new", "gateway.log")]
         disk, found = Disk.after(image), []

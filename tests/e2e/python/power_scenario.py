@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from deployment import PARTYWALL, Gateway, Simulator, Tenant, eventually
-from power_trace import STRACE, Event, Reader
+from power_trace import STRACE, Event, Reader, is_ended
 from samples import user
 
 # A journal's first segment is one mebibyte, and the last quarter of it is kept for one long record: so many calls fill it.
@@ -82,9 +82,7 @@ class Recorded(Gateway):
         return self
 
     def _forget(self) -> None:
-        # strace watches from the side and ends a little later than what it watches.
-        ended = f"{self.pid} +++ "
-        eventually(lambda: ended in self.tracing.read_text(encoding="latin-1")[-2_000:], 20, "the end of the trace")
+        eventually(lambda: is_ended(self.tracing, self.pid), 60, "the end of the trace")
         super()._forget()
 
     def close(self) -> None:

@@ -37,6 +37,13 @@ class Event:
     flying: tuple[int, ...] = ()  # but for these, which had not returned yet
 
 
+def is_ended(trace: Path, pid: int) -> bool:
+    """Whether strace, which watches from the side and ends a little later, has written down the end of the process."""
+    with trace.open("rb") as file:
+        file.seek(max(0, trace.stat().st_size - 64 * 1024))
+        return re.search(rf"^{pid} +\+\+\+ ".encode(), file.read(), re.MULTILINE) is not None
+
+
 class Unmodelled(AssertionError):
     """A call that the model of the disk does not know: its verdicts would mean nothing."""
 

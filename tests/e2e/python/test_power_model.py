@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from power_disk import SECTOR, ZERO, Disk, Draw, Image
-from power_trace import Event, Reader, Unmodelled
+from power_trace import Event, Reader, Unmodelled, is_ended
 
 A, B = b"a" * SECTOR, b"b" * SECTOR
 
@@ -194,6 +194,15 @@ def test_a_trace_becomes_events_in_one_order(tmp_path):
         ("size", "g", b""),
     ]
     assert events[1].offset == 512 and events[3].begun == 2 and events[7].to == "g" and events[9].size == 4096
+
+
+def test_the_end_of_a_trace_is_recognised(tmp_path):
+    trace = tmp_path / "trace"
+    trace.write_text("789   read(3</f>, 1, 2) = 1\n79    +++ exited with 0 +++\n")
+    assert not is_ended(trace, 789)
+    with trace.open("a") as file:
+        file.write("789   +++ killed by SIGKILL +++\n")
+    assert is_ended(trace, 789) and is_ended(trace, 79) and not is_ended(trace, 9)
 
 
 def test_a_write_that_had_not_returned_when_a_sync_began_is_not_covered(tmp_path):
