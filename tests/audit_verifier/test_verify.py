@@ -311,7 +311,7 @@ def test_a_right_log(right, size):
     log, directory = right(size)
     assert check(directory) == {
         "verified": True, "origin": ORIGIN, "tenant": "acme", "entries": size, "root": b64(log.root()),
-        "entries_gone": 0, "key": FIRST.vkey, "extends": None,
+        "entries_gone": 0, "entries_lost": 0, "key": FIRST.vkey, "extends": None,
     }
 
 
@@ -683,6 +683,51 @@ def test_old_bundles_gone_without_any_entry_on_retention(export):
     Log(entries(700)).write(export)
     (export / "tile/entries/000").unlink()
     assert refused(export).startswith("tile/entries/000: missing; by the log's own entries only those before 0 may be gone")
+
+
+def emptied(export: Path, lost: object, empty: tuple[int, ...]) -> Path:
+    """700 entries, one of them on a repair, and the entries `empty` without their texts."""
+    repair = entry(650, action="tenant.repair", detail={"lost_entries": lost, "reason": "damaged"})
+    log = with_changes(repair, count=700)
+    log.entries = [b"" if seq in empty else one for seq, one in enumerate(log.entries)]
+    return log.write(export)
+
+
+@pytest.mark.parametrize("lost, empty", [
+    ("5-7 300", (5, 6, 7, 300)), ("5-7 300", (5,)), ("0", (0,)), ("0-649", tuple(range(256))), ("649", (649,)),
+])
+def test_entries_may_be_lost_as_far_as_an_entry_on_a_repair_says(export, lost, empty):
+    report = check(emptied(export, lost, empty))
+    assert (report["entries"], report["entries_lost"]) == (700, len(empty))
+
+
+@pytest.mark.parametrize("lost, empty, expected", [
+    ("5-7 300", (8,), "entry 8: is empty, and no entry on a repair says that it was lost"),
+    ("5-7 300", (650,), "entry 650: is empty, and no entry on a repair says that it was lost"),
+    ("5-7 300", (699,), "entry 699: is empty"),
+    ("650", (), "entry 650: lost_entries has '650', not a range before 650"),
+    ("7-5", (), "lost_entries has '7-5'"),
+    ("", (), "lost_entries has ''"),
+    ("5,7", (), "lost_entries has '5,7'"),
+    (5, (), "detail.lost_entries is not a string"),
+])
+def test_entries_lost_without_leave(export, lost, empty, expected):
+    assert expected in refused(emptied(export, lost, empty))
+
+
+def test_the_hash_of_a_lost_entry_is_bound_all_the_same(export):
+    emptied(export, "5-7", (5,))
+    path = export / "tile/0/000"
+    path.write_bytes(flipped(path.read_bytes(), 5 * 256 + 3))
+    refused(export)
+
+
+def test_a_bundle_gone_as_a_repair_says(export):
+    emptied(export, "0-255", ())
+    (export / "tile/entries/000").unlink()
+    assert check(export)["entries_gone"] == 256
+    (export / "tile/entries/001").unlink()
+    refused(export)
 
 
 def test_all_bundles_gone(export):

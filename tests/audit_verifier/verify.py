@@ -336,6 +336,8 @@ class Trail:
     tenant: str | None = None
     rotations: list[Rotation] = field(default_factory=list)
     entries_before: int = 0  # entries with a smaller index may be gone, by the entries on retention
+    empty: list[tuple[str, int]] = field(default_factory=list)  # file and index of entries of which only the hash is there
+    lost: list[range] = field(default_factory=list)  # what the entries on repairs say was lost
 
     def add(self, entry: bytes, where: str, index: int) -> None:
         """The product's own rules: `seq` is the index, one `tenant` in all entries, a `time`."""
@@ -350,6 +352,8 @@ class Trail:
         self.tenant = tenant
         if fields.get("action") == "audit.retention":
             self.add_retention(fields, where, index)
+        elif fields.get("action") == "tenant.repair":
+            self.add_repair(fields, where, index)
         elif fields.get("action") == "audit.rotate_key":
             self.add_rotation(fields, where, index)
 
@@ -359,6 +363,21 @@ class Trail:
         if not re.fullmatch(r"0|[1-9][0-9]{0,18}", before) or int(before) > index:
             raise Invalid(where, f"entries_before is {before!a}, not a number up to {index}", index)
         self.entries_before = max(self.entries_before, int(before))
+
+    def add_repair(self, fields: dict, where: str, index: int) -> None:
+        """`detail.lost_entries`, where it is there: ranges such as `5-7 300` of entries before it of which only hashes are left."""
+        inner = fields.get("detail")
+        if not isinstance(inner, dict) or "lost_entries" not in inner:
+            return
+        for text in detail(fields, "lost_entries", where, index).split(" "):
+            match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", text)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if not first <= last < index:
+                raise Invalid(where, f"lost_entries has {text!a}, not a range before {index}", index)
+            self.lost.append(range(first, last + 1))
+
+    def is_lost(self, index: int) -> bool:
+        return any(index in lost for lost in self.lost)
 
     def add_rotation(self, fields: dict, where: str, index: int) -> None:
         """A change of keys is signed by both keys, over the log's origin, both keys and the entry's seq."""
@@ -398,6 +417,10 @@ def read_leaves(directory: Path, size: int, gone: int, trail: Trail) -> list[byt
             continue
         where = tile_path("entries", n, width)
         for index, (entry, leaf) in enumerate(zip(read_bundle(directory, n, width), tile, strict=True), n * TILE):
+            if not entry and leaf_hash(entry) != leaf:
+                # Whether an entry on a repair says that it was lost is known at the end of the log.
+                trail.empty.append((where, index))
+                continue
             if leaf_hash(entry) != leaf:
                 raise Invalid(where, f"its hash is not the one in {tile_path(0, n, width)}", index)
             trail.add(entry, where, index)
@@ -469,7 +492,10 @@ def verify(directory: Path, vkey: str, old_file: Path | None = None) -> dict:
     check_upper_tiles(directory, leaves)
     if tree_hash(leaves) != checkpoint.root:
         raise Invalid("checkpoint", "its root is not the one of the entries and tiles")
-    if gone > trail.entries_before:
+    for where, index in trail.empty:
+        if not trail.is_lost(index):
+            raise Invalid(where, "is empty, and no entry on a repair says that it was lost", index)
+    if not all(map(trail.is_lost, range(trail.entries_before, gone))):
         path = tile_path("entries", trail.entries_before // TILE, TILE)
         raise Invalid(path, f"missing; by the log's own entries only those before {trail.entries_before} may be gone")
     chain = key_chain(trail, given)
@@ -485,6 +511,7 @@ def verify(directory: Path, vkey: str, old_file: Path | None = None) -> dict:
         "entries": checkpoint.size,
         "root": base64.b64encode(checkpoint.root).decode(),
         "entries_gone": gone,
+        "entries_lost": len(trail.empty),
         "key": chain[-1].text,
         "extends": old.size if old else None,
     }
@@ -505,6 +532,7 @@ def main() -> int:
         return 1
     line = f"verified: {report['entries']} entries, root {report['root']}"
     line += f" (the first {report['entries_gone']} gone by retention)" if report["entries_gone"] else ""
+    line += f" ({report['entries_lost']} lost, as entries on repairs say)" if report["entries_lost"] else ""
     line += f" (extends the checkpoint of {report['extends']})" if arguments.checkpoint else ""
     print(json.dumps(report) if arguments.json else line)
     return 0

@@ -152,6 +152,28 @@ pub(crate) enum Tenants {
         /// The tenant
         id: TenantId,
     },
+    /// Read all of a tenant, verify its audit log, and renew its last good copy
+    Check {
+        /// The tenant
+        id: TenantId,
+    },
+    /// Rebuild a quarantined tenant's database from what can be read of it, its last good copy and the journal
+    #[command(
+        after_help = "Examples:\n  partywall tenants repair acme --dry-run\n  partywall tenants repair acme --yes"
+    )]
+    Repair {
+        /// The tenant
+        id: TenantId,
+        /// Say what would be kept and lost, and change nothing
+        #[arg(long, required_unless_present = "yes", conflicts_with_all = ["yes", "anew"])]
+        dry_run: bool,
+        /// Put the rebuilt database in place
+        #[arg(long)]
+        yes: bool,
+        /// Begin with the journal alone where nothing else can be read
+        #[arg(long, requires = "yes")]
+        anew: bool,
+    },
     /// Copy a tenant under another id (not available in this version)
     Clone {
         /// The tenant

@@ -111,6 +111,10 @@ fn tenants_command(tenants: Tenants) -> Result<Command, Fault> {
         Tenants::Suspend { id } => Command::TenantsSuspend { id },
         Tenants::Freeze { id } => Command::TenantsFreeze { id },
         Tenants::Resume { id } => Command::TenantsResume { id },
+        Tenants::Check { id } => Command::TenantsCheck { id },
+        Tenants::Repair {
+            id, dry_run, anew, ..
+        } => Command::TenantsRepair { id, dry_run, anew },
         Tenants::Delete { id, confirm } => confirmed_delete(id, confirm)?,
         Tenants::Token(Token::Rotate {
             id,

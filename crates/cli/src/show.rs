@@ -9,8 +9,8 @@ use crate::backend::Initialised;
 use crate::print::{Meter, Out, note};
 use crate::table::{Table, facts};
 use crate::view::{
-    PRICES, SECRETS, TENANTS, TOKENS, cells, created_text, doctor_text, quota_text, routes_text,
-    status_text, tenant_text, token_text, verified_text,
+    PRICES, SECRETS, TENANTS, TOKENS, cells, created_text, doctor_text, quota_text, repaired_text,
+    routes_text, status_text, tenant_text, token_text, verified_text,
 };
 
 /// For whom the answer is.
@@ -96,6 +96,7 @@ impl Printer {
             Answer::Status(status) => self.one(status, || status_text(status)),
             Answer::TenantCreated(created) => self.one(created, || created_text(created)),
             Answer::Tenant(tenant) => self.one(tenant, || tenant_text(tenant)),
+            Answer::Repaired(repaired) => self.one(repaired, || repaired_text(repaired)),
             Answer::Issued(token) => self.one(token, || token_text(token)),
             Answer::Rotated(rotated) => match rotated.tokens.as_slice() {
                 [token] if !self.many_tokens => self.one(token, || token_text(token)),

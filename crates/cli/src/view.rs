@@ -2,8 +2,8 @@
 
 use rpc::text::shown;
 use rpc::{
-    AuditVerified, Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, RouteView, Row, StatusView,
-    TenantCreated, TenantView, TokenView,
+    AuditVerified, Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, Repaired, RouteView, Row,
+    StatusView, TenantCreated, TenantView, TokenView,
 };
 
 use crate::table::{Align, Table, facts};
@@ -170,6 +170,44 @@ pub(crate) fn verified_text(log: &AuditVerified) -> String {
         lines.push(("earlier key", key.clone()));
     }
     facts(&lines)
+}
+
+pub(crate) fn repaired_text(repaired: &Repaired) -> String {
+    let head = match (repaired.in_place, repaired.whole) {
+        (true, true) => "repaired: nothing is known to be lost",
+        (true, false) => "repaired, with losses",
+        (false, true) => "dry run: nothing would be lost",
+        (false, false) => "dry run: something would be lost",
+    };
+    let listed = |text: &str| match text.is_empty() {
+        true => "none".to_owned(),
+        false => text.to_owned(),
+    };
+    facts(&[
+        ("tenant", repaired.tenant.to_string()),
+        ("state", head.to_owned()),
+        ("databases read", repaired.sources.to_string()),
+        ("damaged tables", listed(&repaired.damaged_tables.join(" "))),
+        (
+            "from the journal",
+            format!("{} records", repaired.from_journal),
+        ),
+        ("ledger rows", repaired.rows.to_string()),
+        ("lost rows", repaired.lost_rows.to_string()),
+        ("audit entries", repaired.entries.to_string()),
+        ("lost entries", listed(&repaired.lost_entries)),
+        ("replaced entries", listed(&repaired.replaced_entries)),
+        (
+            "checkpoints",
+            match repaired.goes_on {
+                true => "the log goes on from those known",
+                false => "the log does not go on from earlier ones",
+            }
+            .to_owned(),
+        ),
+        ("secrets", repaired.secrets.to_string()),
+        ("lost secrets", listed(&repaired.lost_secrets.join(" "))),
+    ])
 }
 
 pub(crate) fn tenant_text(tenant: &TenantView) -> String {

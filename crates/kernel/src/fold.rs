@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use base::{Timestamp, Usage, limits};
 use store::sql::params;
-use store::{Seq, StoreError, WriteTx};
+use store::{ReadTx, Seq, StoreError, WriteTx};
 use tokio::sync::oneshot;
 
 use crate::audit::tree::{Grown, Growth, Signer, signed};
@@ -129,32 +129,41 @@ pub(crate) fn insert(
             .map(|sent| signed(sent.number()));
         log.take(tx, pending, unsent)?;
     }
-    for ((day, model), rollup) in rollups {
-        tx.execute(
-            "INSERT INTO rollup (day, model, attempts, tokens_in, tokens_out, cost_pico, charged_pico, charged_tokens, requests)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (day, model) DO UPDATE SET
-                attempts = MIN(attempts, 9223372036854775807 - excluded.attempts) + excluded.attempts, tokens_in = MIN(tokens_in, 9223372036854775807 - excluded.tokens_in) + excluded.tokens_in,
-                tokens_out = MIN(tokens_out, 9223372036854775807 - excluded.tokens_out) + excluded.tokens_out, cost_pico = MIN(cost_pico, 9223372036854775807 - excluded.cost_pico) + excluded.cost_pico,
-                charged_pico = MIN(charged_pico, 9223372036854775807 - excluded.charged_pico) + excluded.charged_pico,
-                charged_tokens = MIN(charged_tokens, 9223372036854775807 - excluded.charged_tokens) + excluded.charged_tokens, requests = MIN(requests, 9223372036854775807 - excluded.requests) + excluded.requests",
-            params![
-                day,
-                model,
-                rollup.attempts,
-                rollup.tokens_in,
-                rollup.tokens_out,
-                rollup.cost_pico,
-                rollup.charged_pico,
-                rollup.charged_tokens,
-                rollup.requests
-            ],
-        )?;
+    for (of, rollup) in rollups {
+        add_model(tx, of, &rollup)?;
     }
     for (party, rollup) in parties {
         add_party(tx, party, &rollup)?;
     }
     log.end(tx, signer)
+}
+
+fn add_model(
+    tx: &mut WriteTx<'_>,
+    (day, model): (i32, &str),
+    rollup: &Rollup,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO rollup (day, model, attempts, tokens_in, tokens_out, cost_pico, charged_pico, charged_tokens, requests)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (day, model) DO UPDATE SET
+            attempts = MIN(attempts, 9223372036854775807 - excluded.attempts) + excluded.attempts, tokens_in = MIN(tokens_in, 9223372036854775807 - excluded.tokens_in) + excluded.tokens_in,
+            tokens_out = MIN(tokens_out, 9223372036854775807 - excluded.tokens_out) + excluded.tokens_out, cost_pico = MIN(cost_pico, 9223372036854775807 - excluded.cost_pico) + excluded.cost_pico,
+            charged_pico = MIN(charged_pico, 9223372036854775807 - excluded.charged_pico) + excluded.charged_pico,
+            charged_tokens = MIN(charged_tokens, 9223372036854775807 - excluded.charged_tokens) + excluded.charged_tokens, requests = MIN(requests, 9223372036854775807 - excluded.requests) + excluded.requests",
+        params![
+            day,
+            model,
+            rollup.attempts,
+            rollup.tokens_in,
+            rollup.tokens_out,
+            rollup.cost_pico,
+            rollup.charged_pico,
+            rollup.charged_tokens,
+            rollup.requests
+        ],
+    )
+    .map(|_| ())
 }
 
 fn add_party(
@@ -207,7 +216,7 @@ impl Rollup {
     }
 }
 
-fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
+pub(crate) fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
     let buckets = row.usage.map(|UsageWire(buckets)| buckets.map(signed));
     let bucket = |index: usize| buckets.map(|buckets| buckets[index]);
     let inserted = tx.execute(
@@ -249,4 +258,74 @@ fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreError> {
         ],
     )?;
     Ok(inserted == 1)
+}
+
+/// Sums that are counted anew from the rows.
+#[derive(Default)]
+pub(crate) struct Recount {
+    models: BTreeMap<(i32, String), Rollup>,
+    parties: BTreeMap<(i32, PartyKind, String), Rollup>,
+}
+
+impl Recount {
+    pub(crate) fn add(&mut self, row: &Row) {
+        let day = Timestamp::from_unix_ms(row.started_ms).day().number();
+        let model = self.models.entry((day, row.model.clone()));
+        model.or_default().add(row);
+        for (kind, name) in row.parties() {
+            let party = self.parties.entry((day, kind, name.to_owned()));
+            party.or_default().add(row);
+        }
+    }
+
+    /// Writes the sums into tables that are empty.
+    pub(crate) fn write(self, tx: &mut WriteTx<'_>) -> Result<(), StoreError> {
+        for ((day, model), rollup) in &self.models {
+            add_model(tx, (*day, model), rollup)?;
+        }
+        for ((day, kind, name), rollup) in &self.parties {
+            add_party(tx, (*day, *kind, name), rollup)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of one page of a recount.
+const RECOUNT_PAGE: usize = 1_000;
+
+/// Stored rows above `after`, with what sums are made of.
+pub(crate) fn counted_rows(tx: &ReadTx<'_>, after: i64) -> Result<Vec<Row>, StoreError> {
+    let sql = "SELECT sent_seq, person, token, model, input, cache_read, cache_write, cache_write_1h, audio_in, image_in, output,
+            reasoning, audio_out, server_tool_calls, cost_pico, charged_pico, charged_tokens, requests, started_ms
+        FROM ledger WHERE sent_seq > ?1 ORDER BY sent_seq LIMIT ?2";
+    let count = |value: i64| u64::try_from(value).unwrap_or_default();
+    let page = signed(RECOUNT_PAGE as u64);
+    tx.query(sql, params![after, page], RECOUNT_PAGE, |row| {
+        let first: Option<i64> = row.get(4)?;
+        let mut buckets = [0_u64; 10];
+        for (offset, bucket) in buckets.iter_mut().enumerate() {
+            *bucket = count(row.get::<_, Option<i64>>(4 + offset)?.unwrap_or_default());
+        }
+        Ok(Row {
+            sent_seq: count(row.get(0)?),
+            request_id: String::new(),
+            attempt: 0,
+            person: row.get(1)?,
+            token: row.get(2)?,
+            model: row.get(3)?,
+            provider: String::new(),
+            provider_model: String::new(),
+            usage: first.map(|_| UsageWire(buckets)),
+            cost_pico: row.get(14)?,
+            hold_pico: 0,
+            charged_pico: row.get(15)?,
+            charged_tokens: count(row.get(16)?),
+            requests: count(row.get(17)?),
+            ratecard_version: String::new(),
+            usage_source: String::new(),
+            outcome: String::new(),
+            started_ms: row.get(18)?,
+            finished_ms: 0,
+        })
+    })
 }

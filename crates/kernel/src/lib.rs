@@ -19,6 +19,7 @@ pub mod overlay;
 pub mod pair;
 pub mod quarantine;
 pub mod quota;
+pub mod repair;
 pub mod report;
 pub mod root;
 pub mod settings;
@@ -43,6 +44,7 @@ mod recover;
 mod registry;
 mod resident;
 mod schema;
+mod scrub;
 mod secrets;
 
 pub use audit::standing::QuotaRefusal;

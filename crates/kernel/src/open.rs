@@ -149,7 +149,7 @@ impl Kernel {
                 resident.put_in_quarantine(found);
             }
         }
-        kernel.take_in(found.records);
+        kernel.take_in(found.records, &rows.accounted);
         kernel.take_in_damage(found.damaged, &rows.accounted);
         kernel.finish_deletions().await?;
         Ok((kernel, Operator::of_the_opener()))
@@ -170,10 +170,15 @@ impl Kernel {
         }
     }
 
-    /// Sorts what the journal held by tenant; records of tenants that are gone are released.
-    fn take_in(&self, records: Vec<RecordRef>) {
+    /// Sorts what the journal held by tenant; records of tenants that are gone, and those that a repair has accounted for, are
+    /// released.
+    fn take_in(&self, records: Vec<RecordRef>, known: &HashSet<(TenantUid, u64)>) {
         let mut by_uid: BTreeMap<TenantUid, Vec<RecordRef>> = BTreeMap::new();
         for record in records {
+            if known.contains(&(record.uid, record.seq.number())) {
+                self.journal().folded(&[record.seq]);
+                continue;
+            }
             by_uid.entry(record.uid).or_default().push(record);
         }
         by_uid.retain(|uid, records| {
@@ -281,6 +286,15 @@ impl Kernel {
         let recovered = self.inner.recovered.lock();
         let recovered = recovered.unwrap_or_else(PoisonError::into_inner);
         recovered.get(&resident.uid).cloned().unwrap_or_default()
+    }
+
+    /// Records that are not looked at again: a repair has accounted for them.
+    pub(crate) fn forget_recovered(&self, resident: &Resident, seqs: &[store::Seq]) {
+        let recovered = self.inner.recovered.lock();
+        let mut recovered = recovered.unwrap_or_else(PoisonError::into_inner);
+        if let Some(records) = recovered.get_mut(&resident.uid) {
+            records.retain(|record| !seqs.contains(&record.seq));
+        }
     }
 
     pub(crate) fn recovered_is_done(&self, resident: &Resident) {

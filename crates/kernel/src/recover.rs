@@ -249,6 +249,39 @@ impl Kernel {
         Ok(recovered)
     }
 
+    /// The records that say how something ended, as far as they open, and those that do not.
+    pub(crate) fn readable_records(
+        &self,
+        resident: &Resident,
+        keys: &TenantKeys,
+    ) -> (Vec<Pending>, Vec<store::Seq>) {
+        let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+        for record in self.recovered_records(resident) {
+            let payload = self.open_payload(resident, keys, &record);
+            let (row, audit_seq, entry) = match payload {
+                Ok(Payload::Sent(_)) => continue,
+                Ok(Payload::Settled {
+                    row,
+                    audit_seq,
+                    entry,
+                }) => (row.map(|row| *row), audit_seq, entry),
+                Ok(Payload::Event { audit_seq, entry }) => (None, audit_seq, entry),
+                Err(_) => {
+                    unreadable.push(record.seq);
+                    continue;
+                }
+            };
+            records.push(Pending {
+                seq: record.seq,
+                sent: record.reference,
+                row,
+                audit_seq,
+                entry,
+            });
+        }
+        (records, unreadable)
+    }
+
     fn open_payload(
         &self,
         resident: &Resident,
@@ -311,6 +344,17 @@ impl Kernel {
         uid: TenantUid,
         keys: &TenantKeys,
     ) -> Result<Place, KernelError> {
+        self.tenant_place_named(id, uid, keys, "tenant.db")
+    }
+
+    /// A database in the tenant's directory.
+    pub(crate) fn tenant_place_named(
+        &self,
+        id: &TenantId,
+        uid: TenantUid,
+        keys: &TenantKeys,
+        file: &'static str,
+    ) -> Result<Place, KernelError> {
         let refused = |error: std::io::Error| {
             let errno = error.raw_os_error().map(Errno::from_raw_os_error);
             match errno.map(StoreError::from) {
@@ -326,7 +370,7 @@ impl Kernel {
         Ok(Place::new(
             handle,
             path,
-            "tenant.db",
+            file,
             Arc::clone(&keys.database),
             uid,
             &schema::TENANT,

@@ -52,6 +52,15 @@ impl Directory {
         write(&self.tenants).insert(resident.id.clone(), resident);
     }
 
+    /// Puts `fresh` in the place of a tenant whose every capability has ended: its tokens open `fresh` from now on.
+    pub(crate) fn replace(&self, old: &Resident, fresh: &Arc<Resident>) {
+        let tokens = self.tokens_of(old);
+        write(&self.tenants).insert(fresh.id.clone(), Arc::clone(fresh));
+        for token in tokens {
+            self.add_token(token.of(fresh));
+        }
+    }
+
     pub(crate) fn remove_tenant(&self, resident: &Resident) {
         write(&self.tenants).remove(&resident.id);
         for shard in &self.tokens {

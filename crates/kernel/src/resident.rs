@@ -107,6 +107,8 @@ pub(crate) struct Resident {
     pub(crate) audit_signer: ArcSwapOption<Signer>,
     /// Entries of the log as the registry has them.
     pub(crate) audit_kept: AtomicU64,
+    /// UTC day on which it was last read through.
+    pub(crate) checked: AtomicI32,
     /// UTC day of the last look for audit entries that are too old.
     pub(crate) audit_looked: AtomicI32,
     /// The audit log's checkpoint after the last fold that made it grow in this process.
@@ -204,6 +206,7 @@ impl Resident {
             alerts: crate::alerts::Watch::default(),
             audit_signer: ArcSwapOption::empty(),
             audit_kept: AtomicU64::new(0),
+            checked: AtomicI32::new(i32::MIN),
             audit_looked: AtomicI32::new(i32::MIN),
             audit_head: ArcSwapOption::empty(),
             share: Arc::default(),
@@ -294,6 +297,25 @@ pub(crate) struct Storm {
 }
 
 impl TokenEntry {
+    /// The same token, of the same tenant as it is after a repair.
+    pub(crate) fn of(&self, resident: &Arc<Resident>) -> Arc<Self> {
+        let days = self.last_used.load(Ordering::Relaxed);
+        Arc::new(Self {
+            resident: Arc::clone(resident),
+            hash: self.hash,
+            name: self.name.clone(),
+            role: self.role,
+            created: self.created,
+            expires_ms: AtomicI64::new(self.expires_ms.load(Ordering::Relaxed)),
+            revoked_ms: AtomicI64::new(self.revoked_ms.load(Ordering::Relaxed)),
+            last_used: AtomicI32::new(days),
+            last_used_saved: AtomicI32::new(self.last_used_saved.load(Ordering::Relaxed)),
+            ended: self.ended.clone(),
+            party: AtomicU64::new(0),
+            refusals: Mutex::new(Storm::default()),
+        })
+    }
+
     pub(crate) fn valid_at(&self, now: Timestamp) -> bool {
         let now = now.unix_ms();
         now < self.expires_ms.load(Ordering::Relaxed)

@@ -64,7 +64,9 @@ pub(crate) static REGISTRY: Schema = Schema {
         CREATE TABLE quarantines (
             uid BLOB PRIMARY KEY REFERENCES tenants(uid) ON DELETE CASCADE,
             since_ms INTEGER NOT NULL,
-            why TEXT NOT NULL
+            why TEXT NOT NULL,
+            -- A new database was built and is to be put in place.
+            ready INTEGER NOT NULL DEFAULT 0
         ) STRICT;
         -- Damaged records of the journal that a repair has accounted for: their segments are kept.
         CREATE TABLE journal_losses (

@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     reason = "a test may fail loudly, and copies its own directories"
 )]
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use base::{Money, Usage, UsageSource};
 use kernel::audit::verify::AuditError;
 use kernel::quota::Demand;
+use kernel::repair::{Extent, Kept};
 use kernel::{
     Admission, Caller, Kernel, KernelError, Operator, Outcome, Refused, Secret, Settlement, Tenant,
 };
@@ -194,8 +196,9 @@ fn copy_tree(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
+        } else if let Err(error) = std::fs::copy(entry.path(), &target) {
+            // A segment that waits for its number has got it meanwhile.
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
         }
     }
     let mode = from.metadata().unwrap().permissions();
@@ -289,6 +292,87 @@ enum Found {
     Quarantined(String),
 }
 
+/// Repairs what a flip left, and compares what is there afterwards with the truth and with what the repair says.
+async fn repaired(
+    made: &Deployment,
+    data: &Path,
+    kernel: &Kernel,
+    operator: &Operator,
+    name: &str,
+) -> Kept {
+    let tenant = operator_view(kernel, operator, name);
+    let before = std::fs::read(data.join("tenants").join(name).join("tenant.db")).unwrap();
+    let tried = kernel
+        .repair_tenant(operator, &tenant, Extent::Try)
+        .await
+        .unwrap();
+    assert!(!tried.in_place && tenant.quarantine().is_some());
+    let now = std::fs::read(data.join("tenants").join(name).join("tenant.db")).unwrap();
+    assert!(before == now, "a try changed the database");
+    let kept = match kernel
+        .repair_tenant(operator, &tenant, Extent::Repair)
+        .await
+    {
+        Err(KernelError::Refused(why)) => {
+            assert!(why.contains("nothing of") && tried.sources == 0, "{why}");
+            let anew = kernel.repair_tenant(operator, &tenant, Extent::BeginAnew);
+            anew.await.unwrap()
+        }
+        other => other.unwrap(),
+    };
+    let (all, truth) = (
+        everything(kernel, operator, name).await.unwrap(),
+        &made.truth[name],
+    );
+    said_what_is_lost(&all, truth, &kept);
+    let admission = admit(kernel, &made.tokens[name]).await.unwrap();
+    let reserved = admission.tenant().reserve(Demand::default());
+    assert!(reserved.is_ok());
+    kept
+}
+
+fn said_what_is_lost(all: &Everything, truth: &Everything, kept: &Kept) {
+    assert!(
+        all.rows.iter().all(|row| truth.rows.contains(row)),
+        "a row that never was"
+    );
+    let lost = truth.rows.len() - all.rows.len();
+    if kept.sources > 0 {
+        assert_eq!(kept.rows_lost, u64::try_from(lost).unwrap(), "{kept:?}");
+    }
+    if lost == 0 {
+        assert_eq!(all.days, truth.days);
+    }
+    let (gone, replaced) = (kept.lost_entries(), kept.replaced_entries());
+    assert_eq!(all.entries.len(), truth.entries.len() + 1, "{kept:?}");
+    assert!(all.entries[truth.entries.len()].contains("tenant.repair"));
+    for (place, (now, then)) in all.entries.iter().zip(&truth.entries).enumerate() {
+        match now.as_str() {
+            "" => assert!(named(&gone, place), "{place} is lost and not named: {gone}"),
+            now if now == then => {}
+            now => assert!(
+                now.contains("audit.lost") && named(&replaced, place),
+                "{place}: {now}"
+            ),
+        }
+    }
+    if all.secrets != truth.secrets {
+        assert!(
+            kept.damaged_tables().contains(&"secrets") || kept.sources == 0,
+            "{kept:?}"
+        );
+    }
+}
+
+fn named(ranges: &str, place: usize) -> bool {
+    ranges.split(' ').any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first
+            .parse()
+            .is_ok_and(|first: usize| (first..=last.parse().unwrap()).contains(&place))
+    })
+}
+
 async fn trial(made: &Deployment, file: &Path, bit: u64) -> Found {
     let opened = made.opened(|path| flip(&path.join(file), bit)).await;
     let (copy, kernel, operator) = match opened {
@@ -336,7 +420,31 @@ async fn trial(made: &Deployment, file: &Path, bit: u64) -> Found {
     let (kernel, operator) = reopened(&copy.path().join("data")).await.unwrap();
     let again = operator_view(&kernel, &operator, name).quarantine();
     assert_eq!(again.as_deref(), Some(&*found));
-    Found::Quarantined(why)
+    let data = copy.path().join("data");
+    let kept = repaired(made, &data, &kernel, &operator, name).await;
+    println!("kept: {kept:?}");
+    let all = everything(&kernel, &operator, name).await.unwrap();
+    kernel.close(Duration::from_secs(5)).await;
+    drop((kernel, operator));
+    let (kernel, operator) = reopened(&data).await.unwrap();
+    kernel.open_recovered().await;
+    for other in TENANTS {
+        let now = everything_served(made, &kernel, &operator, other)
+            .await
+            .unwrap();
+        assert!(
+            now == if other == name {
+                all.clone()
+            } else {
+                made.truth[other].clone()
+            },
+            "{other}"
+        );
+    }
+    Found::Quarantined(match kept.is_whole() {
+        true => format!("nothing lost: {why}"),
+        false => format!("something lost: {why}"),
+    })
 }
 
 /// Reads as the tenant's own caller would, first, and then all of it.
@@ -380,7 +488,10 @@ async fn a_flipped_bit_is_found_or_harmless_and_concerns_one_tenant() {
             "journal"
         };
         let found = match found {
-            Found::Quarantined(_) => Found::Quarantined(String::new()),
+            Found::Quarantined(how) => {
+                let end = how.find(':').unwrap_or(how.len());
+                Found::Quarantined(how[..end].to_owned())
+            }
             other => other,
         };
         *tally.entry((what.to_owned(), found)).or_default() += 1;
@@ -436,4 +547,42 @@ async fn a_quarantined_database_stays_as_it_is_and_the_operator_reads_on() {
     drop((acme, kernel, operator));
     assert!(before == files_of(&data, "acme"), "evidence was changed");
     assert!(segments <= std::fs::read_dir(data.join("journal")).unwrap().count());
+}
+
+/// Opens the deployment, checks one tenant, and closes again: it has a copy then.
+async fn copied(made: &Deployment, name: &str) -> PathBuf {
+    let (copy, kernel, operator) = made.opened(|_| {}).await.unwrap();
+    let tenant = operator_view(&kernel, &operator, name);
+    kernel.check_tenant(&operator, &tenant).await.unwrap();
+    // What came after the copy is in the journal alone.
+    kernel.check_tenant(&operator, &tenant).await.unwrap();
+    kernel.close(Duration::from_secs(5)).await;
+    drop((tenant, kernel, operator));
+    let path = copy.keep().join("data");
+    assert!(
+        path.join("tenants")
+            .join(name)
+            .join("tenant.db.copy")
+            .exists()
+    );
+    path
+}
+
+#[tokio::test]
+async fn with_a_copy_nothing_is_lost() {
+    let made = deployment().await;
+    // The first bytes make that nothing of the file opens.
+    for bit in [3, 8 * 4096 * 40 + 99, 8 * 4096 * 100 + 99] {
+        let path = copied(&made, "acme").await;
+        flip(&path.join("tenants/acme/tenant.db"), bit);
+        let (kernel, operator) = reopened(&path).await.unwrap();
+        let acme = operator_view(&kernel, &operator, "acme");
+        let checked = kernel.check_tenant(&operator, &acme).await;
+        assert!(matches!(checked, Err(KernelError::Quarantined(_))), "{bit}");
+        assert!(acme.quarantine().is_some());
+        let kept = repaired(&made, &path, &kernel, &operator, "acme").await;
+        assert!(kept.is_whole(), "{bit}: {kept:?}");
+        drop((acme, kernel, operator));
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
 }

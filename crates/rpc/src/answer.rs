@@ -8,7 +8,8 @@ use crate::audit::{AuditCheckpoint, AuditVerified, FilePiece, Progress};
 use crate::ledger::{LedgerRow, UsageRow};
 use crate::names::SecretName;
 use crate::tenant::{
-    IssuedToken, QuotaView, RotatedTokens, TenantCreated, TenantLine, TenantView, TokenView,
+    IssuedToken, QuotaView, Repaired, RotatedTokens, TenantCreated, TenantLine, TenantView,
+    TokenView,
 };
 use crate::text;
 
@@ -32,6 +33,8 @@ pub enum Answer {
     TenantCreated(TenantCreated),
     /// Of `tenants.show`, `suspend`, `freeze` and `resume`.
     Tenant(Box<TenantView>),
+    /// Of `tenants.repair`.
+    Repaired(Box<Repaired>),
     /// Of `tenants.token.issue`.
     Issued(IssuedToken),
     /// Of `tenants.token.rotate`.

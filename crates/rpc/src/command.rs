@@ -50,6 +50,28 @@ pub enum Command {
         #[serde(with = "text")]
         id: TenantId,
     },
+    /// Reads all of a tenant, verifies its log, and brings its last good copy up to date. `Answer::Done`; damage is refused with
+    /// `quarantined`.
+    #[serde(rename = "tenants.check")]
+    TenantsCheck {
+        /// The tenant.
+        #[serde(with = "text")]
+        id: TenantId,
+    },
+    /// Rebuilds a quarantined tenant's database from what can be read of it, its last good copy and the journal.
+    /// `Answer::Repaired`.
+    #[serde(rename = "tenants.repair")]
+    TenantsRepair {
+        /// The tenant.
+        #[serde(with = "text")]
+        id: TenantId,
+        /// Says what would be kept and lost, and leaves everything as it is.
+        #[serde(default)]
+        dry_run: bool,
+        /// Begins with the journal alone where nothing else can be read.
+        #[serde(default)]
+        anew: bool,
+    },
     /// Destroys the tenant's keys, then its data. `Answer::Done`.
     #[serde(rename = "tenants.delete")]
     TenantsDelete {
@@ -355,6 +377,8 @@ impl Command {
             Self::TenantsSuspend { .. } => "tenants.suspend",
             Self::TenantsFreeze { .. } => "tenants.freeze",
             Self::TenantsResume { .. } => "tenants.resume",
+            Self::TenantsCheck { .. } => "tenants.check",
+            Self::TenantsRepair { .. } => "tenants.repair",
             Self::TenantsDelete { .. } => "tenants.delete",
             Self::TokenRotate { .. } => "tenants.token.rotate",
             Self::TokenIssue { .. } => "tenants.token.issue",
@@ -390,6 +414,8 @@ impl Command {
             | Self::TenantsSuspend { id }
             | Self::TenantsFreeze { id }
             | Self::TenantsResume { id }
+            | Self::TenantsCheck { id }
+            | Self::TenantsRepair { id, .. }
             | Self::TenantsDelete { id, .. }
             | Self::TokenRotate { id, .. }
             | Self::TokenIssue { id, .. }

@@ -32,6 +32,6 @@ pub use limits::Changes;
 pub use names::{Change, SecretName, Until};
 pub use tenant::{
     DatabaseState, DatabaseView, IssuedToken, OverrideView, PartyQuotas, QuotaLine, QuotaView,
-    RotatedTokens, Status, StorageView, TenantCreated, TenantLine, TenantView, TokenState,
-    TokenView,
+    Repaired, RotatedTokens, Status, StorageView, TenantCreated, TenantLine, TenantView,
+    TokenState, TokenView,
 };

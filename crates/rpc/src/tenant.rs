@@ -96,6 +96,40 @@ pub struct DatabaseView {
     pub since: Option<Timestamp>,
 }
 
+/// What a repair kept and lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+    /// Whether it is served again; not after a dry run.
+    pub in_place: bool,
+    /// Whether nothing is known to be lost.
+    pub whole: bool,
+    /// Databases that something could be read of.
+    pub sources: u32,
+    /// Tables that could not be read to the end in the damaged database.
+    pub damaged_tables: Vec<String>,
+    /// Rows of the ledger.
+    pub rows: u64,
+    /// Attempts without a row, as the daily sums or the audit log know them.
+    pub lost_rows: u64,
+    /// Entries of the audit log, the one about the repair included.
+    pub entries: u64,
+    /// Places of entries that are lost and whose hash is known: `5-7 300`. The log still goes on from its checkpoints.
+    pub lost_entries: String,
+    /// Places where other entries stand, because what was there is lost with its hash.
+    pub replaced_entries: String,
+    /// Whether the log goes on from every checkpoint that is known of it.
+    pub goes_on: bool,
+    /// Secrets that are kept.
+    pub secrets: u64,
+    /// Secrets that do not open any more, by name.
+    pub lost_secrets: Vec<String>,
+    /// Records that came from the journal.
+    pub from_journal: u64,
+}
+
 /// Whether a tenant's database can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

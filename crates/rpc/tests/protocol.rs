@@ -13,6 +13,8 @@ const COMMANDS: &[&str] = &[
     r#"{"command":"tenants.show","id":"acme"}"#,
     r#"{"command":"tenants.suspend","id":"acme"}"#,
     r#"{"command":"tenants.freeze","id":"acme"}"#,
+    r#"{"command":"tenants.check","id":"acme"}"#,
+    r#"{"command":"tenants.repair","id":"acme","dry_run":true,"anew":false}"#,
     r#"{"command":"tenants.resume","id":"acme"}"#,
     r#"{"command":"tenants.delete","id":"acme","confirm":"acme"}"#,
     r#"{"command":"tenants.token.rotate","id":"acme","name":"ci","all":false,"grace":"600000ms"}"#,

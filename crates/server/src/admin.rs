@@ -297,6 +297,7 @@ fn answer_json(answer: rpc::Answer, rows: &[Row]) -> Result<Box<RawValue>, serde
         rpc::Answer::Status(value) => to_raw_value(&value),
         rpc::Answer::TenantCreated(value) => to_raw_value(&value),
         rpc::Answer::Tenant(value) => to_raw_value(&value),
+        rpc::Answer::Repaired(value) => to_raw_value(&value),
         rpc::Answer::Issued(value) => to_raw_value(&value),
         rpc::Answer::Rotated(value) => match value.tokens.as_slice() {
             // The API rotates one token at a time.

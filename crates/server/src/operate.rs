@@ -100,6 +100,10 @@ impl Office {
             Command::TenantsSuspend { id } => self.turn(operator, &id, Turn::Suspend).await,
             Command::TenantsFreeze { id } => self.turn(operator, &id, Turn::Freeze).await,
             Command::TenantsResume { id } => self.turn(operator, &id, Turn::Resume).await,
+            Command::TenantsCheck { id } => self.check_tenant(operator, &id).await,
+            Command::TenantsRepair { id, dry_run, anew } => {
+                self.repair_tenant(operator, &id, dry_run, anew).await
+            }
             Command::TenantsDelete { id, confirm } => {
                 self.delete_tenant(operator, &id, &confirm).await
             }

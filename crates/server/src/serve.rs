@@ -209,6 +209,8 @@ pub(crate) async fn start(
     };
     running.accept(&app, Listener::Public, ready.public, ready.tls.as_ref());
     running.accept(&app, Listener::Admin, ready.admin, ready.tls.as_ref());
+    let operator = Arc::new(operator);
+    running.kernel.start_checks(Arc::clone(&operator));
     running.command(&office, operator, ready.control);
     running.sweep(&app);
     running.log_start();
@@ -233,10 +235,10 @@ impl Running {
         self.kernel.tasks().spawn(listen::accept(socket, setting));
     }
 
-    fn command(&self, office: &Arc<Office>, operator: Operator, socket: UnixListener) {
+    fn command(&self, office: &Arc<Office>, operator: Arc<Operator>, socket: UnixListener) {
         let control = Control {
             office: Arc::clone(office),
-            operator: Arc::new(operator),
+            operator,
             stopping: self.ending.draining.clone(),
             cutting: self.ending.cutting.clone(),
         };

@@ -16,12 +16,13 @@ const MINTS: &[(&str, &[(&str, usize)])] = &[
             ("crates/kernel/src/tenant.rs", 1),
         ],
     ),
-    // Creating a tenant hands its maker the one that was made.
+    // Creating a tenant hands its maker the one that was made; a repair reads what it has built before anybody is served by it.
     (
         "mint_for_operator",
         &[
             ("crates/kernel/src/sweep.rs", 2),
             ("crates/kernel/src/lifecycle.rs", 1),
+            ("crates/kernel/src/repair.rs", 1),
         ],
     ),
     // The operator's own capability: made where the data directory's lock is taken.

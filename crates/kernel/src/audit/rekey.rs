@@ -216,7 +216,7 @@ pub(crate) fn put_in_force(
 }
 
 /// The sealed key in force, where it is not the first one.
-fn in_force(tx: &ReadTx<'_>) -> Result<Option<Vec<u8>>, StoreError> {
+pub(crate) fn in_force(tx: &ReadTx<'_>) -> Result<Option<Vec<u8>>, StoreError> {
     let sql = "SELECT sealed FROM audit_key WHERE place IS NOT NULL AND sealed IS NOT NULL
         ORDER BY number DESC LIMIT 1";
     tx.query_one(sql, params![], |row| Ok(row.get(0)?))

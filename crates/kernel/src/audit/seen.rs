@@ -17,9 +17,10 @@ use crate::registry::registry_fault;
 use crate::resident::Resident;
 
 /// A log's size and its root then.
-struct Seen {
-    size: u64,
-    root: Hash,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
 }
 
 impl Kernel {
@@ -47,18 +48,24 @@ impl Kernel {
         }
     }
 
+    /// What the registry remembers of a tenant's log.
+    pub(crate) async fn registered_head(
+        &self,
+        resident: &Resident,
+    ) -> Result<Option<Seen>, KernelError> {
+        let uid = resident.uid;
+        self.engine()
+            .read(self.registry_place(), move |tx| seen(tx, uid))
+            .await
+            .map_err(registry_fault)
+    }
+
     /// Compares a tenant's log, as it is opened, with what the registry remembers of it.
     ///
     /// # Errors
     /// [`KernelError::Quarantined`] when the log is shorter, or another one.
     pub(crate) async fn check_audit_head(&self, resident: &Resident) -> Result<(), KernelError> {
-        let uid = resident.uid;
-        let seen = self
-            .engine()
-            .read(self.registry_place(), move |tx| seen(tx, uid))
-            .await
-            .map_err(registry_fault)?;
-        let Some(seen) = seen else {
+        let Some(seen) = self.registered_head(resident).await? else {
             return Ok(());
         };
         let (place, size) = (self.place(resident)?, seen.size);
@@ -80,14 +87,23 @@ impl Kernel {
 
 fn keep(tx: &mut WriteTx<'_>, heads: &[(TenantUid, Seen)]) -> Result<(), StoreError> {
     for (uid, seen) in heads {
-        // A tenant that was deleted in between has no row to belong to.
-        tx.execute(
-            "INSERT INTO audit_heads (uid, size, root) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM tenants WHERE uid = ?1)
-             ON CONFLICT (uid) DO UPDATE SET size = excluded.size, root = excluded.root",
-            params![uid.as_bytes(), signed(seen.size), seen.root],
-        )?;
+        keep_head(tx, *uid, seen)?;
     }
     Ok(())
+}
+
+pub(crate) fn keep_head(
+    tx: &mut WriteTx<'_>,
+    uid: TenantUid,
+    seen: &Seen,
+) -> Result<(), StoreError> {
+    // A tenant that was deleted in between has no row to belong to.
+    tx.execute(
+        "INSERT INTO audit_heads (uid, size, root) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM tenants WHERE uid = ?1)
+         ON CONFLICT (uid) DO UPDATE SET size = excluded.size, root = excluded.root",
+        params![uid.as_bytes(), signed(seen.size), seen.root],
+    )
+    .map(|_| ())
 }
 
 fn seen(tx: &ReadTx<'_>, uid: TenantUid) -> Result<Option<Seen>, StoreError> {

@@ -71,7 +71,7 @@ impl Signer {
         &self.public
     }
 
-    pub(super) fn sign(&self, edge: &Edge) -> SignedCheckpoint {
+    pub(crate) fn sign(&self, edge: &Edge) -> SignedCheckpoint {
         let checkpoint = Checkpoint {
             origin: self.public.name().to_owned(),
             size: edge.size(),
@@ -163,28 +163,44 @@ impl Growth {
         if self.edge.size() == self.before {
             return Ok(None);
         }
-        for tile in &self.filled {
-            tx.execute(
-                "INSERT INTO audit_tile (level, place, hashes) VALUES (?1, ?2, ?3)",
-                params![tile.level, signed(tile.index), tile.hashes],
-            )?;
-        }
-        for (level, hashes) in self.edge.levels().iter().enumerate() {
-            tx.execute(
-                "INSERT INTO audit_edge (level, hashes) VALUES (?1, ?2)
-                 ON CONFLICT (level) DO UPDATE SET hashes = excluded.hashes",
-                params![signed(level as u64), hashes.concat()],
-            )?;
-        }
+        write_down(tx, &self.filled, &self.edge)?;
         let fresh = rekey::put_in_force(tx, signer)?;
         let head = fresh.as_ref().unwrap_or(signer).sign(&self.edge);
-        tx.execute(
-            "INSERT INTO audit_head (one, checkpoint) VALUES (1, ?1)
-             ON CONFLICT (one) DO UPDATE SET checkpoint = excluded.checkpoint",
-            params![head.note],
-        )?;
+        write_head(tx, &head)?;
         Ok(Some((head, fresh)))
     }
+}
+
+/// Stores full tiles, and the hashes after them.
+pub(crate) fn write_down(
+    tx: &mut WriteTx<'_>,
+    filled: &[Tile],
+    edge: &Edge,
+) -> Result<(), StoreError> {
+    for tile in filled {
+        tx.execute(
+            "INSERT INTO audit_tile (level, place, hashes) VALUES (?1, ?2, ?3)",
+            params![tile.level, signed(tile.index), tile.hashes],
+        )?;
+    }
+    for (level, hashes) in edge.levels().iter().enumerate() {
+        tx.execute(
+            "INSERT INTO audit_edge (level, hashes) VALUES (?1, ?2)
+             ON CONFLICT (level) DO UPDATE SET hashes = excluded.hashes",
+            params![signed(level as u64), hashes.concat()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Stores the latest checkpoint.
+pub(crate) fn write_head(tx: &mut WriteTx<'_>, head: &SignedCheckpoint) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO audit_head (one, checkpoint) VALUES (1, ?1)
+         ON CONFLICT (one) DO UPDATE SET checkpoint = excluded.checkpoint",
+        params![head.note],
+    )
+    .map(|_| ())
 }
 
 // A record that comes a second time must be the one that its place holds. A place that retention has emptied holds none.

@@ -13,6 +13,8 @@ use vault::tlog::{
 use crate::audit::retention::RETENTION;
 use crate::audit::tree::{self, signed, stored_edge, stored_head, stored_tile};
 use crate::error::KernelError;
+use crate::repair::REPAIR;
+use crate::repair::ranges::Ranges;
 use crate::tenant::Tenant;
 
 /// What does not fit in a log. Places count from 0.
@@ -111,7 +113,8 @@ impl From<LogFault> for AuditError {
 pub struct Bundle {
     /// Place of the bundle: its first entry's place divided by 256.
     pub index: u64,
-    /// Canonical JSON of each, in order. Empty where retention dropped them.
+    /// Canonical JSON of each, in order. Empty where retention dropped them; an entry that is lost, as the one about a repair
+    /// says, is an empty text.
     pub entries: Vec<String>,
     /// Full tiles that end with the last entry, the lowest level first.
     pub tiles: Vec<Tile>,
@@ -129,6 +132,10 @@ pub struct LogWalk {
     first: u64,
     /// Up to where entries say that retention dropped others.
     dropped_to: u64,
+    /// Entries that are not there although later ones of their bundle, or earlier ones of the log, are.
+    missing: Ranges,
+    /// Entries that are lost, as entries about repairs say.
+    lost: Vec<Ranges>,
     next: u64,
 }
 
@@ -145,6 +152,7 @@ struct Seen {
 #[derive(Default, Deserialize)]
 struct Detail {
     entries_before: Option<String>,
+    lost_entries: Option<String>,
 }
 
 struct State {
@@ -216,6 +224,8 @@ impl Tenant {
             grown: Edge::default(),
             first: state.first.unwrap_or(size),
             dropped_to: 0,
+            missing: Ranges::default(),
+            lost: Vec::new(),
             next: 0,
         })
     }
@@ -273,6 +283,12 @@ impl LogWalk {
         self.first
     }
 
+    /// Entries that are lost, as entries about repairs say. Known once the walk has ended.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.iter().map(Ranges::count).sum()
+    }
+
     /// The hashes after the last full tile, level by level.
     #[must_use]
     pub fn edge(&self) -> &Edge {
@@ -295,15 +311,16 @@ impl LogWalk {
         let read = move |tx: &ReadTx<'_>| bundle(tx, index, to);
         let (entries, tiles) = self.tenant.read(read).await?;
         let dropped = to <= self.first;
-        if dropped {
+        let entries = if dropped {
             self.take_hashes(&tiles)?;
+            Vec::new()
         } else {
-            self.take_entries(from, to, &entries, &tiles)?;
-        }
+            self.take_entries(from, to, entries, &tiles)?
+        };
         self.next += 1;
         Ok(Some(Bundle {
             index,
-            entries: entries.into_iter().map(|(_, entry)| entry).collect(),
+            entries,
             tiles,
         }))
     }
@@ -327,33 +344,37 @@ impl LogWalk {
         &mut self,
         from: u64,
         to: u64,
-        entries: &[(u64, String)],
+        entries: Vec<(u64, String)>,
         tiles: &[Tile],
-    ) -> Result<(), LogFault> {
-        let mut filled = Vec::new();
+    ) -> Result<Vec<String>, LogFault> {
+        let (mut filled, mut taken) = (Vec::new(), Vec::with_capacity(entries.len()));
         // A bundle that is not full has its hashes at the right edge.
         let leaves = match tiles.first() {
             Some(tile) => vault::tlog::hashes_of(&tile.hashes),
             None => self.stored.levels().first().cloned(),
         };
-        let mut rows = entries.iter();
+        let mut rows = entries.into_iter().peekable();
         for place in from..to {
-            let entry = match rows.next() {
-                Some((seq, entry)) if *seq == place => entry,
-                _ => return Err(LogFault::Missing(place)),
+            let offset = usize::try_from(place - from).unwrap_or(usize::MAX);
+            let leaf = leaves.as_ref().and_then(|leaves| leaves.get(offset));
+            let Some((_, entry)) = rows.next_if(|(seq, _)| *seq == place) else {
+                // Whether an entry says that it was lost is known at the end.
+                self.missing.push(place);
+                let leaf = *leaf.ok_or(LogFault::Missing(place))?;
+                filled.extend(self.append(leaf)?);
+                taken.push(String::new());
+                continue;
             };
             let hash = leaf_hash(entry.as_bytes());
-            let offset = usize::try_from(place - from).unwrap_or(usize::MAX);
-            if leaves
-                .as_ref()
-                .is_some_and(|leaves| leaves.get(offset) != Some(&hash))
-            {
+            if leaves.is_some() && leaf != Some(&hash) {
                 return Err(LogFault::Altered(place));
             }
-            self.look_at(place, entry)?;
+            self.look_at(place, &entry)?;
             filled.extend(self.append(hash)?);
+            taken.push(entry);
         }
-        same_tiles(&filled, tiles)
+        same_tiles(&filled, tiles)?;
+        Ok(taken)
     }
 
     fn look_at(&mut self, place: u64, entry: &str) -> Result<(), LogFault> {
@@ -369,6 +390,12 @@ impl LogWalk {
                 return Err(LogFault::Altered(place));
             }
             self.dropped_to = self.dropped_to.max(before);
+        }
+        if seen.action == REPAIR
+            && let Some(lost) = seen.detail.lost_entries
+        {
+            let lost = Ranges::parse(&lost).ok_or(LogFault::Altered(place))?;
+            self.lost.push(lost);
         }
         Ok(())
     }
@@ -390,8 +417,14 @@ impl LogWalk {
 
     fn finish(&self) -> Result<(), LogFault> {
         self.check_kept()?;
-        if self.first > self.dropped_to {
-            return Err(LogFault::Missing(self.first - 1));
+        let lost = |place: &u64| self.lost.iter().any(|lost| lost.contains(*place));
+        // Of the first bundle that is there, the entries that are not are in both.
+        let before = self.dropped_to..self.first;
+        if let Some(place) = before
+            .chain(self.missing.places())
+            .find(|place| !lost(place))
+        {
+            return Err(LogFault::Missing(place));
         }
         if self.grown != self.stored {
             return Err(LogFault::Edge);

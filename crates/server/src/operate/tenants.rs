@@ -2,10 +2,11 @@
 
 use base::TenantId;
 use kernel::lifecycle::NewTenant;
+use kernel::repair::Extent;
 use kernel::{Operator, Tenant};
 use rpc::{
-    Answer, DatabaseState, DatabaseView, Fault, FaultCode, Row, Status, TenantCreated, TenantLine,
-    TenantView, TokenState,
+    Answer, DatabaseState, DatabaseView, Fault, FaultCode, Repaired, Row, Status, TenantCreated,
+    TenantLine, TenantView, TokenState,
 };
 
 use super::{Office, feed_all, limits, tokens};
@@ -95,6 +96,57 @@ impl Office {
         .map_err(fault)?;
         // A suspension has ended this authority too: the view is that of a fresh one.
         self.show_tenant(operator, id)
+    }
+
+    pub(super) async fn check_tenant(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+    ) -> Result<Answer, Fault> {
+        let tenant = self.tenant(operator, id)?;
+        let checked = self.kernel.check_tenant(operator, &tenant).await;
+        checked.map_err(fault)?;
+        let message = format!("all of {id} is as it was written, and its copy is up to date");
+        Ok(Answer::Done { message })
+    }
+
+    pub(super) async fn repair_tenant(
+        &self,
+        operator: &Operator,
+        id: &TenantId,
+        dry_run: bool,
+        anew: bool,
+    ) -> Result<Answer, Fault> {
+        let extent = match (dry_run, anew) {
+            (true, _) => Extent::Try,
+            (false, false) => Extent::Repair,
+            (false, true) => Extent::BeginAnew,
+        };
+        // What the journal holds damaged of it is known once it was looked at.
+        self.kernel.open_recovered().await;
+        let tenant = self.tenant(operator, id)?;
+        let repaired = self.kernel.repair_tenant(operator, &tenant, extent).await;
+        let kept = repaired.map_err(fault)?;
+        Ok(Answer::Repaired(Box::new(Repaired {
+            tenant: id.clone(),
+            in_place: kept.in_place,
+            whole: kept.is_whole(),
+            sources: kept.sources,
+            damaged_tables: kept
+                .damaged_tables()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            rows: kept.rows,
+            lost_rows: kept.rows_lost,
+            entries: kept.entries,
+            lost_entries: kept.lost_entries(),
+            replaced_entries: kept.replaced_entries(),
+            goes_on: kept.log_fits,
+            secrets: kept.secrets,
+            lost_secrets: kept.lost_secrets().to_vec(),
+            from_journal: kept.from_journal,
+        })))
     }
 
     pub(super) async fn delete_tenant(
