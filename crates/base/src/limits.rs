@@ -60,6 +60,14 @@ pub const WEBHOOK_TOTAL: Duration = Duration::from_secs(20);
 pub const AUDIT_RETENTION: Duration = Duration::from_secs(396 * 86_400);
 /// No setting keeps audit entries for less: 183 days.
 pub const AUDIT_RETENTION_MIN: Duration = Duration::from_secs(183 * 86_400);
+/// Content of one side of a call that is kept at the logging level `full`: longer is cut. Two of them, an entry and a row fit a
+/// record of the journal.
+pub const CONTENT_PART_BYTES_MAX: usize = 96 * 1024;
+/// Sealed content of one tenant that waits for its fold.
+pub const FOLD_CONTENT_BYTES: usize = 4 * 1024 * 1024;
+/// Sealed content of all tenants that waits for its fold: past it each folds what it has, and a further call to be kept waits for
+/// that.
+pub const CONTENT_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Tenants of one process.
 pub const TENANTS_MAX: usize = 1_000_000;
 /// Open streams end within this time after SIGTERM.

@@ -22,8 +22,9 @@ use crate::upstream::ContentType;
 pub(crate) async fn answer(
     gw: &Arc<Gateway>,
     trail: &Trail,
-    sent: Sent,
+    mut sent: Sent,
 ) -> Result<Response<ReplyBody>, Stop> {
+    sent.attempt.answer_begins();
     let permit = sent.hold.permit();
     let request = &permit.call.request;
     let (standing, dialect) = (*sent.hold.standing(), request.operation().dialect());
@@ -111,7 +112,7 @@ async fn stream(gw: &Arc<Gateway>, trail: &Trail, sent: Sent) -> Result<Response
 async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
     let Sent {
         hold,
-        attempt,
+        mut attempt,
         meter,
         choice,
         mut response,
@@ -163,6 +164,10 @@ async fn whole(trail: &Trail, sent: Sent) -> Result<Response<ReplyBody>, Stop> {
         Some(cost) => llm::cost::in_answer(delivered, &cost.to_string()),
         None => delivered,
     };
+    if let Some(notes) = attempt.notes() {
+        notes.delivered(&delivered);
+        notes.finished(facts.finish_reason.as_deref());
+    }
     let settlement = Settlement {
         answer_received: Some(received),
         // What passes as it came has the digest that it came with.

@@ -101,7 +101,7 @@ fn settle(open: Open, by: By) {
     let Open {
         upstream,
         reply,
-        attempt,
+        mut attempt,
         meter,
         received,
         place: _place,
@@ -121,6 +121,9 @@ fn settle(open: Open, by: By) {
         answer_received: Some(received.finish()),
         ..settlement
     };
+    if let Some(notes) = attempt.notes() {
+        notes.finished(reply.finish_reason());
+    }
     let settling = attempt.settle(&settlement);
     // Nobody waits for it: it survives a kill from here on and becomes durable with its group. A journal that is down keeps the
     // `sent` record.

@@ -22,6 +22,7 @@ mod decode;
 mod drain;
 mod heavy;
 mod meter;
+mod note;
 mod send;
 mod trace;
 

@@ -150,6 +150,16 @@ pub(crate) struct Open {
     pub(crate) slot: Slot,
 }
 
+impl Open {
+    /// Takes account of bytes that go to the client.
+    fn deliver(&mut self, bytes: &[u8]) {
+        self.delivered.update(bytes);
+        if let Some(notes) = self.attempt.notes() {
+            notes.delivered(bytes);
+        }
+    }
+}
+
 type Ended = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 type Durable = Pin<Box<dyn Future<Output = Result<(), KernelError>> + Send>>;
 
@@ -282,7 +292,7 @@ impl StreamReply {
         match open.reply.feed(chunk) {
             Ok(fed) => {
                 if !fed.pass.is_empty() {
-                    open.delivered.update(&fed.pass);
+                    open.deliver(&fed.pass);
                     self.ready.push_back(fed.pass);
                 }
                 if !fed.held.is_empty() {
@@ -311,7 +321,7 @@ impl StreamReply {
                     self.held = vec![llm::cost::in_events(end, &cost.to_string())];
                 }
                 for bytes in &self.held {
-                    open.delivered.update(bytes);
+                    open.deliver(bytes);
                 }
                 self.record(settlement, Then::Release);
             }
@@ -333,7 +343,7 @@ impl StreamReply {
         let Some(open) = self.open.take() else { return };
         let Open {
             upstream,
-            attempt,
+            mut attempt,
             received,
             delivered,
             gateway,
@@ -342,6 +352,9 @@ impl StreamReply {
             ..
         } = open;
         self.place = Some(place);
+        if let Some(notes) = attempt.notes() {
+            notes.finished(reply.finish_reason());
+        }
         let share = Arc::clone(attempt.share());
         let settlement = Settlement {
             answer_received: Some(received.finish()),

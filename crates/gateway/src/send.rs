@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use kernel::audit::level::Level;
+use kernel::audit::notes::Asked;
 use kernel::digest::sha256;
 use kernel::log::Field;
-use kernel::{OpenAttempt, Secret, Settlement, Tenant, Trail};
+use kernel::{OpenAttempt, Secret, Settlement, Tenant, Trail, UnwrittenAttempt};
 use llm::splice::{Edits, splice};
 use llm::{Dialect, Request};
 
@@ -12,6 +14,7 @@ use crate::Gateway;
 use crate::fair::{Busy, Patience, Slot};
 use crate::heavy::HEAVY_BYTES;
 use crate::meter::Meter;
+use crate::note;
 use crate::quota::{Hold, Quote};
 use crate::refusal::Refusal;
 use crate::route::{self, Choice};
@@ -123,7 +126,7 @@ pub(crate) async fn send(
         } else {
             prepare(gw, &hold, &choice)
         };
-        let prepared = match prepared {
+        let mut prepared = match prepared {
             Ok(prepared) => prepared,
             // The first failure is the one to report: a fallback that cannot be priced or translated changes nothing.
             Err(refusal) => {
@@ -138,7 +141,7 @@ pub(crate) async fn send(
                 continue;
             }
         };
-        let attempt = match hold.attempt(trail, &choice, &prepared.quote, prepared.digest) {
+        let attempt = match attempt(&mut hold, trail, &choice, &mut prepared).await {
             Ok(attempt) => attempt,
             Err(refusal) => return Err(stop(&hold, last, refusal)),
         };
@@ -191,6 +194,26 @@ async fn slot(
             choice.provider.line().slot(caller, patience).await
         }
     }
+}
+
+/// Lends one attempt, recorded as sent, with what its entry is to say above the lowest logging level.
+async fn attempt(
+    hold: &mut Hold,
+    trail: &Trail,
+    choice: &Choice,
+    prepared: &mut Prepared,
+) -> Result<UnwrittenAttempt, Refusal> {
+    let notes = match prepared.asked.take() {
+        None => None,
+        Some(asked) => {
+            let permit = hold.permit();
+            let body = permit.call.request.body();
+            // Boxed, so that the calls that say no more do not carry it.
+            Some(Box::pin(permit.admission.begin_notes(*asked, body)).await?)
+        }
+    };
+    let attempt = hold.attempt(trail, choice, &prepared.quote, prepared.digest)?;
+    Ok(attempt.noted(notes))
 }
 
 struct Failure {
@@ -271,6 +294,8 @@ struct Prepared {
     call: OutboundCall,
     /// SHA-256 of the body as it is sent.
     digest: [u8; 32],
+    /// What the call asks for, where its entry is to say so.
+    asked: Option<Box<Asked>>,
     credential: Arc<Credential>,
     quote: Quote,
     meter: Meter,
@@ -344,6 +369,7 @@ fn prepare(gw: &Gateway, hold: &Hold, choice: &Choice) -> Result<Prepared, Refus
     };
     Ok(Prepared {
         digest: sha256(&call.body),
+        asked: (settings.audit_level > Level::Basic).then(|| Box::new(note::asked(request))),
         call,
         credential,
         quote,

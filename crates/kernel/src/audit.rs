@@ -3,6 +3,10 @@
 //! Entries are canonical JSON (RFC 8785): the fields of [`Entry`] stand in the order of their names, values are strings and
 //! integers, so that plain compact text is canonical.
 
+pub mod content;
+pub mod level;
+pub mod notes;
+pub mod person;
 pub(crate) mod rekey;
 pub(crate) mod retention;
 pub(crate) mod seen;
@@ -41,7 +45,11 @@ pub(crate) struct Entry<'a> {
     pub(crate) answer_delivered: Option<&'a str>,
     pub(crate) answer_received: Option<&'a str>,
     pub(crate) attempt: Option<u32>,
+    /// Facts of a call above the lowest level: canonical JSON.
+    pub(crate) call: Option<&'a str>,
     pub(crate) config: Option<&'a str>,
+    /// What of a call is kept: canonical JSON.
+    pub(crate) content: Option<&'a str>,
     pub(crate) cost_usd: Option<String>,
     pub(crate) count: Option<u32>,
     pub(crate) decision: &'a str,
@@ -110,7 +118,9 @@ impl Entry<'_> {
         texts(&mut object, "answer_delivered", self.answer_delivered);
         texts(&mut object, "answer_received", self.answer_received);
         numbers(&mut object, "attempt", self.attempt.map(u64::from));
+        raw(&mut object, "call", self.call);
         texts(&mut object, "config", self.config);
+        raw(&mut object, "content", self.content);
         texts(&mut object, "cost_usd", self.cost_usd.as_deref());
         numbers(&mut object, "count", self.count.map(u64::from));
         object.text("decision", self.decision);
@@ -152,6 +162,12 @@ impl Entry<'_> {
 fn texts(object: &mut Object<'_>, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         object.text(name, value);
+    }
+}
+
+fn raw(object: &mut Object<'_>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        object.member(name, |out| out.extend_from_slice(value.as_bytes()));
     }
 }
 
@@ -364,6 +380,7 @@ impl Kernel {
                         row,
                         audit_seq,
                         entry,
+                        content: None,
                     },
                 );
             })
@@ -381,6 +398,7 @@ impl Kernel {
     ) {
         if !resident.is_dead() {
             books.oldest.get_or_insert(now);
+            self.content_comes(books, record.content_bytes());
             books.pending.push_back(record);
             self.pending().fetch_add(1, Ordering::Relaxed);
         }
@@ -425,6 +443,8 @@ pub(crate) fn record_aad(resident: &Resident, seq: Seq) -> Aad {
 }
 
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod steps;
 
 #[cfg(test)]
@@ -456,6 +476,9 @@ mod tests {
             action: "call_model",
             answer_received: Some("ä\u{7}\"\\\n€"),
             attempt: Some(1),
+            call: Some(r#"{"streamed":true}"#),
+            config: Some("c"),
+            content: Some("[]"),
             cost_usd: Some("0.1".into()),
             count: Some(3),
             detail: [("b", "2".to_owned()), ("a", "1".to_owned())].into(),

@@ -9,6 +9,7 @@ use store::sql::params;
 use store::{ReadTx, Seq, StoreError, WriteTx};
 use tokio::sync::oneshot;
 
+use crate::audit::content;
 use crate::audit::tree::{Grown, Growth, Signer, signed};
 use crate::error::KernelError;
 use crate::journal_record::{Row, UsageWire};
@@ -26,7 +27,10 @@ impl Kernel {
             let mut books = resident.books();
             let crowded = self.pending_total() > PENDING_MAX
                 && books.pending.len() >= limits::FOLD_RECORDS / 8;
-            let due = (books.pending.len() >= limits::FOLD_RECORDS || crowded) && !books.fold_asked;
+            let enough = books.pending.len() >= limits::FOLD_RECORDS
+                || crowded
+                || self.content_is_due(&books);
+            let due = enough && !books.fold_asked;
             books.fold_asked |= due;
             due
         };
@@ -64,6 +68,7 @@ impl Kernel {
             let mut books = resident.books();
             books.fold_asked = false;
             books.oldest = None;
+            self.content_goes(&mut books);
             Arc::new(books.pending.drain(..).collect())
         };
         if batch.is_empty() {
@@ -98,6 +103,7 @@ impl Kernel {
         let mut books = resident.books();
         books.oldest = Some(self.now());
         for pending in batch.into_iter().rev() {
+            self.content_comes(&mut books, pending.content_bytes());
             books.pending.push_front(pending);
         }
     }
@@ -128,6 +134,7 @@ pub(crate) fn insert(
             .filter(|_| pending.row.is_none())
             .map(|sent| signed(sent.number()));
         log.take(tx, pending, unsent)?;
+        content::store(tx, pending)?;
     }
     for (of, rollup) in rollups {
         add_model(tx, of, &rollup)?;

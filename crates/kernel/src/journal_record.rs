@@ -1,11 +1,15 @@
 //! What the journal's sealed payloads hold: the boundary between the kernel's types and bytes on disk.
 //!
 //! Each begins with the version of its form, one byte. Then, of `sent`: [`Sent`] in postcard's encoding. Of `settled`: a length,
-//! [`Row`] in the same, then what an `event` has: the audit sequence and the canonical audit entry.
+//! [`Row`] in the same, then what an `event` has: the audit sequence and the canonical audit entry. Where content is kept, a zero byte
+//! and the sealed content follow ([`crate::audit::content`]).
+
+use std::sync::Arc;
 
 use base::{Money, Timestamp, Usage, UsageSource};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::content::{self, Blob};
 use crate::audit::standing::LimitsSeen;
 use crate::error::KernelError;
 use crate::quota::{Demand, PartyKind};
@@ -173,6 +177,7 @@ pub(crate) enum Payload {
         row: Option<Box<Row>>,
         audit_seq: u64,
         entry: String,
+        content: Option<Arc<[Blob]>>,
     },
     Event {
         audit_seq: u64,
@@ -270,11 +275,13 @@ pub(crate) fn read(kind: store::RecordKind, bytes: &[u8]) -> Result<Payload, Ker
                     postcard::from_bytes(fields).map_err(|_| damaged())?,
                 )),
             };
+            let (tail, content) = content::split(tail).ok_or_else(damaged)?;
             let (audit_seq, entry) = event(tail).ok_or_else(damaged)?;
             Ok(Payload::Settled {
                 row,
                 audit_seq,
                 entry,
+                content,
             })
         }
         store::RecordKind::Event => {
@@ -298,6 +305,7 @@ mod tests {
             row: back,
             audit_seq,
             entry,
+            content: None,
         } = read(store::RecordKind::Settled, &bytes).unwrap()
         else {
             unreachable!("asked for a settled record")

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use base::{Money, RequestId, Timestamp, TraceId, Usage, UsageSource};
 use store::{RecordHead, RecordKind, Seq};
 
+use crate::audit::notes::Notes;
 use crate::audit::standing::{self, Limits};
-use crate::audit::{Entry, record_aad};
+use crate::audit::{Entry, content, record_aad};
 use crate::error::KernelError;
 use crate::journal_record::{self, Row, Sent, UsageWire, pico_i64};
 use crate::log::Field;
@@ -184,7 +185,7 @@ impl Settlement {
 
 /// An attempt whose record is not yet with the operating system. Dropped, it is recorded as not sent.
 #[must_use = "an attempt that is not written must not be sent"]
-pub struct UnwrittenAttempt(OpenAttempt);
+pub struct UnwrittenAttempt(pub(crate) OpenAttempt);
 
 /// An attempt that was recorded as sent and is not settled yet.
 #[must_use = "an attempt that is dropped is recorded as unknown and charged at its hold"]
@@ -195,6 +196,8 @@ pub struct OpenAttempt {
     seq: Seq,
     sent: Box<Sent>,
     written: bool,
+    /// What its entry says above the lowest logging level.
+    pub(crate) notes: Option<Box<Notes>>,
 }
 
 /// A settlement on its way to the disk.
@@ -323,6 +326,7 @@ impl Reserved {
             seq,
             sent,
             written: false,
+            notes: None,
         }))
     }
 }
@@ -350,6 +354,11 @@ impl OpenAttempt {
     #[must_use]
     pub fn share(&self) -> &Arc<Share> {
         &self.resident.share
+    }
+
+    pub(crate) fn ms_since_sent(&self) -> u64 {
+        let ms = self.kernel.now().unix_ms() - self.sent.started_ms;
+        u64::try_from(ms).unwrap_or_default()
     }
 
     /// What was set aside for this attempt.
@@ -396,7 +405,11 @@ impl OpenAttempt {
             &self.resident,
             self.seq,
             &self.sent,
-            Ended { row: None, at },
+            Ended {
+                row: None,
+                at,
+                notes: self.notes.take(),
+            },
             &settlement,
         )
     }
@@ -416,6 +429,7 @@ impl OpenAttempt {
         let ended = Ended {
             at: Timestamp::from_unix_ms(row.finished_ms),
             row: Some(row),
+            notes: self.notes.take(),
         };
         let seq = append_settled(
             &self.kernel,
@@ -494,6 +508,7 @@ impl Drop for OpenAttempt {
 pub(crate) struct Ended {
     pub(crate) row: Option<Row>,
     pub(crate) at: Timestamp,
+    pub(crate) notes: Option<Box<Notes>>,
 }
 
 /// Appends the settlement of `sent_seq`; also used at start for attempts that a crash left open.
@@ -506,7 +521,10 @@ pub(crate) fn append_settled(
     settlement: &Settlement,
 ) -> Result<Seq, KernelError> {
     let keys = kernel.keys(resident)?;
-    let Ended { row, at: now } = ended;
+    let (row, now) = (ended.row, ended.at);
+    let close = |notes: Box<Notes>| notes.close(&keys, &resident.uid, sent_seq);
+    let noted = ended.notes.map(close);
+    let content = noted.as_ref().and_then(|noted| noted.blobs.clone());
     let commit =
         |digest: &[u8; 32]| vault::digest::hex(&vault::hmac_sha256(&keys.commitment, &[digest]));
     let answer_received = settlement.answer_received.as_ref().map(commit);
@@ -517,7 +535,9 @@ pub(crate) fn append_settled(
         answer_delivered: answer_delivered.as_deref(),
         answer_received: answer_received.as_deref(),
         attempt: Some(sent.attempt),
+        call: noted.as_ref().map(|noted| noted.call.as_str()),
         config: Some(&sent.config),
+        content: noted.as_ref().and_then(|noted| noted.named.as_deref()),
         cost_usd: settlement.cost.map(|cost| cost.to_string()),
         decision: "allow",
         detail: BTreeMap::new(),
@@ -558,6 +578,7 @@ pub(crate) fn append_settled(
             let audit_seq = entry.seq;
             let text = entry.canonical();
             journal_record::write_settled(row.as_ref(), audit_seq, &text, out);
+            content::write(content.as_deref(), out);
             keys.journal.seal_into(&record_aad(resident, seq), out);
             let sent = Some(sent_seq);
             let record = Pending {
@@ -566,6 +587,7 @@ pub(crate) fn append_settled(
                 row,
                 audit_seq,
                 entry: text,
+                content,
             };
             kernel.await_fold(resident, &mut books, now, record);
         })

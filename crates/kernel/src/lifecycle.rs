@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
+use store::Place;
 use vault::{Key, TenantKeys};
 
 use crate::error::KernelError;
@@ -275,13 +276,18 @@ impl Kernel {
 
     /// A reader in the way makes it busy: tried again for two seconds.
     pub(crate) async fn truncate_registry_log(&self) -> Result<(), KernelError> {
-        let mut result = self.engine().checkpoint(self.registry_place()).await;
+        self.truncate_log(self.registry_place()).await
+    }
+
+    /// The same for any database.
+    pub(crate) async fn truncate_log(&self, place: &Arc<Place>) -> Result<(), KernelError> {
+        let mut result = self.engine().checkpoint(place).await;
         for _ in 0..20 {
             if !matches!(result, Err(store::StoreError::Busy)) {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            result = self.engine().checkpoint(self.registry_place()).await;
+            result = self.engine().checkpoint(place).await;
         }
         Ok(result?)
     }

@@ -322,7 +322,11 @@ impl Kernel {
 
     /// Forgets what waits for a fold: the tenant is being deleted.
     pub(crate) fn forget_pending(&self, resident: &Resident) {
-        let pending: Vec<_> = resident.books().pending.drain(..).collect();
+        let pending: Vec<_> = {
+            let mut books = resident.books();
+            self.content_goes(&mut books);
+            books.pending.drain(..).collect()
+        };
         self.pending().fetch_sub(pending.len(), Ordering::Relaxed);
         let seqs: Vec<_> = pending
             .iter()

@@ -68,6 +68,8 @@ struct Inner {
     operator_hash: ArcSwap<Option<[u8; 32]>>,
     /// Records that wait for their fold, over all tenants.
     pending: AtomicUsize,
+    /// Bytes of sealed content that wait for their fold, over all tenants.
+    content_waiting: AtomicUsize,
     /// Changes of tenants, tokens and secrets happen one at a time.
     changes: tokio::sync::Mutex<()>,
     alerts: crate::alerts::Desk,
@@ -137,6 +139,7 @@ impl Kernel {
                 findings: Mutex::default(),
                 operator_hash: ArcSwap::from_pointee(rows.operator_hash),
                 pending: AtomicUsize::new(0),
+                content_waiting: AtomicUsize::new(0),
                 changes: tokio::sync::Mutex::new(()),
                 alerts: crate::alerts::Desk::default(),
                 ratecard: ArcSwapOption::empty(),
@@ -367,6 +370,10 @@ impl Kernel {
 
     pub(crate) fn pending(&self) -> &AtomicUsize {
         &self.inner.pending
+    }
+
+    pub(crate) fn content_counter(&self) -> &AtomicUsize {
+        &self.inner.content_waiting
     }
 
     pub(crate) fn operator_hash(&self) -> Option<[u8; 32]> {

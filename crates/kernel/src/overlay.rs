@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
 
 use crate::alerts::{CheckpointSchedule, TenantReceiver, thresholds};
+use crate::audit::level::Level;
 use crate::egress::{AllowedHost, Destination};
 
 /// What a tenant has set for itself. Everything absent falls back to the tier.
@@ -36,6 +37,8 @@ pub struct Overlay {
     pub thresholds: Option<Arc<[u8]>>,
     /// How long audit entries are kept.
     pub audit_retention: Option<Duration>,
+    /// How much the audit entry of a call says, where that is to be less than the tier's.
+    pub audit_level: Option<Level>,
 }
 
 /// Why an overlay was not taken. The text names the key and the line.
@@ -103,12 +106,17 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileAudit {
-    retention_days: u32,
+    retention_days: Option<u32>,
+    level: Option<String>,
 }
 
 impl FileAudit {
-    fn read(self) -> Result<Duration, String> {
-        retention(self.retention_days).map_err(|error| format!("audit.retention_days: {error}"))
+    fn read(self) -> Result<(Option<Duration>, Option<Level>), String> {
+        let keep = self.retention_days.map(retention).transpose();
+        let keep = keep.map_err(|error| format!("audit.retention_days: {error}"))?;
+        let level = self.level.as_deref().map(level).transpose();
+        let level = level.map_err(|error| format!("audit.level: {error}"))?;
+        Ok((keep, level))
     }
 }
 
@@ -185,8 +193,10 @@ impl Overlay {
         let alerts = file.alerts.map(FileAlerts::read).transpose();
         let (receiver, thresholds) = alerts.map_err(message)?.unzip();
         let audit = file.audit.map(FileAudit::read).transpose();
+        let (audit_retention, audit_level) = audit.map_err(message)?.unwrap_or_default();
         let overlay = Self {
-            audit_retention: audit.map_err(message)?,
+            audit_retention,
+            audit_level,
             model: file.model,
             models: file.models,
             max_tokens: file.max_tokens,
@@ -274,6 +284,14 @@ pub fn retention(days: u32) -> Result<Duration, String> {
     Ok(Duration::from_secs(u64::from(days) * 86_400))
 }
 
+/// A logging level, from its name.
+///
+/// # Errors
+/// The names there are.
+pub fn level(name: &str) -> Result<Level, String> {
+    Level::from_name(name).ok_or_else(|| "must be basic, detailed or full".to_owned())
+}
+
 const RETENTION_DAYS_MAX: u32 = 36_500;
 
 fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
@@ -288,10 +306,14 @@ fn refusal(error: &serde_saphyr::Error, file: &str) -> OverlayError {
         .flat_map(|rest| rest.split(['`', '\'', '"']));
     let unknown = quoted.nth(1);
     // What is expected in its place tells where it stands.
-    let in_alerts = quoted.any(|expected| expected.contains("webhook"));
+    let expected: Vec<&str> = quoted.collect();
+    let within = |key: &str| expected.iter().any(|expected| expected.contains(key));
     let message = match unknown {
-        Some(key) if in_alerts => {
+        Some(key) if within("webhook") => {
             format!("alerts.{key}: unknown key; known are webhook, secret, thresholds, checkpoints")
+        }
+        Some(key) if within("retention_days") => {
+            format!("audit.{key}: unknown key; known are retention_days, level")
         }
         Some(key) if OPERATOR_KEYS.contains(&key) => {
             format!("{key}: is set by the operator and cannot stand in a tenant's configuration")
@@ -354,6 +376,23 @@ mod tests {
     }
 
     #[test]
+    fn a_logging_level_is_one_of_three() {
+        for level in Level::ALL {
+            let text = format!("audit: {{ level: {} }}", level.as_str());
+            let overlay = Overlay::parse(&text).unwrap();
+            assert_eq!(
+                (overlay.audit_level, overlay.audit_retention),
+                (Some(level), None)
+            );
+        }
+        let error = Overlay::parse("audit: { level: everything }").unwrap_err();
+        assert_eq!(
+            error.message,
+            "audit.level: must be basic, detailed or full"
+        );
+    }
+
+    #[test]
     fn refuses_by_name_and_line() {
         for (text, line, part) in [
             (
@@ -381,6 +420,11 @@ mod tests {
                 "alerts: { webhook: 'https://h/', secret: 'vault:s', checkpoints: weekly }\n",
                 1,
                 "weekly",
+            ),
+            (
+                "audit: { levle: full }\n",
+                1,
+                "audit.levle: unknown key; known are retention_days, level",
             ),
             ("cache: { exact: true }\n", 1, "cache: is not available"),
             ("model: a\nmodel: b\n", 2, "uplicate"),

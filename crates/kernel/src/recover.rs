@@ -133,6 +133,7 @@ impl Kernel {
                 self.settle_orphan(resident, &orphan).await?;
             }
         }
+        self.tell_erased(resident).await?;
         Ok(folded)
     }
 
@@ -168,6 +169,7 @@ impl Kernel {
         let ended = Ended {
             at: self.now(),
             row: Some(row),
+            notes: None,
         };
         let settled = append_settled(
             self,
@@ -217,6 +219,7 @@ impl Kernel {
                     row,
                     audit_seq,
                     entry,
+                    content,
                 } => {
                     let (sent, row) = (record.reference, row.map(|row| *row));
                     recovered.durable.push(Pending {
@@ -225,6 +228,7 @@ impl Kernel {
                         row,
                         audit_seq,
                         entry,
+                        content,
                     });
                     recovered.folded.push(record.seq);
                 }
@@ -235,6 +239,7 @@ impl Kernel {
                         row: None,
                         audit_seq,
                         entry,
+                        content: None,
                     });
                     recovered.folded.push(record.seq);
                 }
@@ -374,7 +379,9 @@ impl Kernel {
             Arc::clone(&keys.database),
             uid,
             &schema::TENANT,
-        ))
+        )
+        // The key of a person that is forgotten must not stay in a page that nothing refers to.
+        .with_secure_delete())
     }
 
     /// Like [`Kernel::checked`] for our own statements over the tenant's data: one that fails is no passing trouble.

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use vault::tlog::SignedCheckpoint;
 use vault::{Secret, TenantKeys};
 
+use crate::audit::content::Blob;
+use crate::audit::person::PersonKeys;
 use crate::audit::tree::{Grown, Signer};
 use crate::journal_record::Row;
 use crate::overlay::Overlay;
@@ -113,6 +115,8 @@ pub(crate) struct Resident {
     pub(crate) audit_looked: AtomicI32,
     /// The audit log's checkpoint after the last fold that made it grow in this process.
     pub(crate) audit_head: ArcSwapOption<SignedCheckpoint>,
+    /// Keys that content is sealed under.
+    pub(crate) person_keys: PersonKeys,
     /// What the tenant holds of what the process has for all.
     pub(crate) share: Arc<Share>,
 }
@@ -139,12 +143,18 @@ pub(crate) struct Books {
     pub(crate) oldest: Option<Timestamp>,
     pub(crate) audit_next: u64,
     pub(crate) fold_asked: bool,
+    /// Bytes of sealed content among what is pending.
+    pub(crate) content_bytes: usize,
 }
+
+/// Content that weighs as much as one more record would.
+const RECORD_CONTENT_BYTES: usize = 1_024;
 
 impl Books {
     /// Calls whose records are not in the database yet: those under way, and those that wait for their fold.
     pub(crate) fn unwritten(&self) -> i128 {
-        let waiting = i128::try_from(self.pending.len()).unwrap_or(i128::MAX >> 64);
+        let content = self.content_bytes / RECORD_CONTENT_BYTES;
+        let waiting = i128::try_from(self.pending.len() + content).unwrap_or(i128::MAX >> 64);
         self.counters.open_calls() + waiting
     }
 }
@@ -157,6 +167,7 @@ pub(crate) struct Pending {
     pub(crate) row: Option<Row>,
     pub(crate) audit_seq: u64,
     pub(crate) entry: String,
+    pub(crate) content: Option<Arc<[Blob]>>,
 }
 
 /// The overlay file as last seen.
@@ -209,6 +220,7 @@ impl Resident {
             checked: AtomicI32::new(i32::MIN),
             audit_looked: AtomicI32::new(i32::MIN),
             audit_head: ArcSwapOption::empty(),
+            person_keys: PersonKeys::default(),
             share: Arc::default(),
         })
     }

@@ -203,6 +203,28 @@ pub(crate) static TENANT: Schema = Schema {
     ", "
         -- What of the operator's the log said last: the configuration's hash, the rate card's version.
         CREATE TABLE in_force (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    ", "
+        -- Keys of persons and tokens, each sealed. `sealed` is empty once the key is destroyed, and `name` once the log says so. Rows
+        -- stay: no number comes again.
+        CREATE TABLE person_key (
+            number INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            name TEXT,
+            sealed BLOB,
+            created_ms INTEGER NOT NULL,
+            erased_ms INTEGER
+        ) STRICT;
+        CREATE UNIQUE INDEX person_key_in_force ON person_key(kind, name) WHERE sealed IS NOT NULL;
+        CREATE INDEX person_key_untold ON person_key(number) WHERE sealed IS NULL AND name IS NOT NULL;
+        -- What was said in calls, sealed under those keys; the entry at `seq` names digest and length.
+        CREATE TABLE audit_content (
+            seq INTEGER NOT NULL,
+            part TEXT NOT NULL,
+            key INTEGER NOT NULL,
+            sent_seq INTEGER NOT NULL,
+            sealed BLOB NOT NULL,
+            PRIMARY KEY (seq, part)
+        ) STRICT;
     "],
 };
 

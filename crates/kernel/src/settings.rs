@@ -8,6 +8,7 @@ use base::{Markup, limits};
 use vault::Sha256;
 
 use crate::alerts::{AlertSettings, DEFAULT_THRESHOLDS};
+use crate::audit::level::Level;
 use crate::egress::AllowedHost;
 use crate::overlay::Overlay;
 use crate::quota::{Limits, ScopedLimits};
@@ -31,6 +32,8 @@ pub struct Tier {
     pub alert_thresholds: Option<Arc<[u8]>>,
     /// How long audit entries of tenants of the tier are kept; `None`: [`limits::AUDIT_RETENTION`].
     pub audit_retention: Option<Duration>,
+    /// How much the audit entry of a call says; a tenant may choose less for itself, not more.
+    pub audit_level: Level,
     /// Share of a provider's slots among tenants that wait for one, at least 1.
     pub weight: u32,
     /// Slots of each provider that are kept for each tenant of the tier.
@@ -48,6 +51,7 @@ impl Default for Tier {
             markup: Markup::NONE,
             alert_thresholds: None,
             audit_retention: None,
+            audit_level: Level::Basic,
             weight: 1,
             guaranteed_slots: 1,
         }
@@ -96,6 +100,8 @@ pub struct Settings {
     pub alerts: AlertSettings,
     /// How long audit entries are kept.
     pub audit_retention: Duration,
+    /// How much the audit entry of a call says.
+    pub audit_level: Level,
     /// Hash of everything above and of the admin configuration.
     pub config_hash: Arc<str>,
     /// Hash of the rules by which calls are allowed: roles and visible models.
@@ -104,7 +110,7 @@ pub struct Settings {
 
 impl Settings {
     /// Merges tier, the limits in force (the tier's under the operator's overrides) and the tenant's overlay. An overlay narrows: it cannot show a model that
-    /// the tier hides, nor raise the tier's output cap.
+    /// the tier hides, nor raise the tier's output cap or its logging level.
     #[must_use]
     pub fn merge(tier: &Tier, tiers: &Tiers, limits: &Limits, overlay: &Overlay) -> Self {
         let cap = tier.max_tokens;
@@ -151,6 +157,9 @@ impl Settings {
                 .or(tier.audit_retention)
                 .unwrap_or(limits::AUDIT_RETENTION)
                 .max(limits::AUDIT_RETENTION_MIN),
+            audit_level: overlay
+                .audit_level
+                .map_or(tier.audit_level, |own| own.min(tier.audit_level)),
             config_hash: Arc::from(""),
             policy_version: Arc::from(""),
         };
@@ -195,6 +204,28 @@ mod tests {
         assert!(settings.sees("b") && !settings.sees("a") && !settings.sees("c"));
         assert_eq!(settings.max_tokens_default, Some(100));
         assert_eq!(settings.max_tokens_cap, Some(100));
+    }
+
+    #[test]
+    fn a_tenant_may_have_less_logged_than_its_tier_and_never_more() {
+        for tier_level in Level::ALL {
+            let tier = Tier {
+                audit_level: tier_level,
+                ..Tier::default()
+            };
+            let merged = |audit_level| {
+                let overlay = Overlay {
+                    audit_level,
+                    ..Overlay::default()
+                };
+                let limits = Limits::default();
+                Settings::merge(&tier, &Tiers::default(), &limits, &overlay).audit_level
+            };
+            assert_eq!(merged(None), tier_level);
+            for own in Level::ALL {
+                assert_eq!(merged(Some(own)), own.min(tier_level));
+            }
+        }
     }
 
     proptest! {

@@ -294,6 +294,7 @@ fn kernel_tier(tier: &config::Tier) -> Tier {
         guaranteed_slots: tier.guaranteed_slots,
         alert_thresholds: tier.alert_thresholds.clone(),
         audit_retention: tier.audit_retention,
+        audit_level: tier.audit_level,
     }
 }
 

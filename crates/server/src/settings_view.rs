@@ -30,6 +30,7 @@ struct SettingsView<'a> {
     /// Where alerts are posted, without its path, which may hold a secret.
     alert_webhook: Option<String>,
     audit_retention_days: u64,
+    audit_level: &'a str,
     policy_version: &'a str,
     config_hash: &'a str,
 }
@@ -62,6 +63,7 @@ pub(crate) fn json(tenant: &Tenant) -> Result<Box<RawValue>, Fault> {
             Some(origin.to_string())
         }),
         audit_retention_days: settings.audit_retention.as_secs() / 86_400,
+        audit_level: settings.audit_level.as_str(),
         policy_version: &settings.policy_version,
         config_hash: &settings.config_hash,
     };

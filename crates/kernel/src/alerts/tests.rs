@@ -97,6 +97,7 @@ async fn absurd_amounts_do_not_hide_the_history() {
     kernel.fold(&resident).await.unwrap();
     let place_in_log = resident.books().audit_next;
     let row = |number, model: &str, audit_seq| Pending {
+        content: None,
         seq: Seq::from_number(number),
         sent: None,
         row: Some(Row {

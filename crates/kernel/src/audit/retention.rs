@@ -73,6 +73,8 @@ impl Kernel {
                 .engine()
                 .write(&place, move |tx| {
                     let sql = "DELETE FROM audit WHERE seq < ?1";
+                    tx.execute(sql, params![signed(end)])?;
+                    let sql = "DELETE FROM audit_content WHERE seq < ?1";
                     tx.execute(sql, params![signed(end)]).map(|_| ())
                 })
                 .await;

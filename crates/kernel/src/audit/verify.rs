@@ -10,6 +10,7 @@ use vault::tlog::{
     Checkpoint, Edge, Hash, LogKey, NoteError, SignedCheckpoint, TILE_WIDTH, Tile, leaf_hash,
 };
 
+use crate::audit::content::{self, Found, Named};
 use crate::audit::retention::RETENTION;
 use crate::audit::tree::{self, signed, stored_edge, stored_head, stored_tile};
 use crate::error::KernelError;
@@ -33,6 +34,8 @@ pub enum LogFault {
         /// Place within the level.
         index: u64,
     },
+    /// What is kept with an entry is not what the entry names.
+    Content(u64),
     /// The hashes after the last full tile are not what the entries give.
     Edge,
     /// The checkpoint is over another number of entries or another root.
@@ -63,6 +66,10 @@ impl fmt::Display for LogFault {
             Self::Misplaced(place) => {
                 write!(f, "entry {place} names another tenant or another place")
             }
+            Self::Content(place) => write!(
+                f,
+                "the content kept with entry {place} is not what was logged"
+            ),
             Self::Tile { level, index } => write!(
                 f,
                 "tile {index} of level {level} does not match the entries"
@@ -147,6 +154,8 @@ struct Seen {
     tenant: String,
     #[serde(default)]
     detail: Detail,
+    #[serde(default)]
+    content: Vec<Named>,
 }
 
 #[derive(Default, Deserialize)]
@@ -309,13 +318,13 @@ impl LogWalk {
         }
         let (index, to) = (self.next, size.min(from + width));
         let read = move |tx: &ReadTx<'_>| bundle(tx, index, to);
-        let (entries, tiles) = self.tenant.read(read).await?;
+        let (entries, tiles, contents) = self.tenant.read(read).await?;
         let dropped = to <= self.first;
         let entries = if dropped {
             self.take_hashes(&tiles)?;
             Vec::new()
         } else {
-            self.take_entries(from, to, entries, &tiles)?
+            self.take_entries((from, to), entries, &tiles, &contents)?
         };
         self.next += 1;
         Ok(Some(Bundle {
@@ -342,10 +351,10 @@ impl LogWalk {
 
     fn take_entries(
         &mut self,
-        from: u64,
-        to: u64,
+        (from, to): (u64, u64),
         entries: Vec<(u64, String)>,
         tiles: &[Tile],
+        contents: &[Found],
     ) -> Result<Vec<String>, LogFault> {
         let (mut filled, mut taken) = (Vec::new(), Vec::with_capacity(entries.len()));
         // A bundle that is not full has its hashes at the right edge.
@@ -369,7 +378,7 @@ impl LogWalk {
             if leaves.is_some() && leaf != Some(&hash) {
                 return Err(LogFault::Altered(place));
             }
-            self.look_at(place, &entry)?;
+            self.look_at(place, &entry, contents)?;
             filled.extend(self.append(hash)?);
             taken.push(entry);
         }
@@ -377,11 +386,12 @@ impl LogWalk {
         Ok(taken)
     }
 
-    fn look_at(&mut self, place: u64, entry: &str) -> Result<(), LogFault> {
+    fn look_at(&mut self, place: u64, entry: &str, contents: &[Found]) -> Result<(), LogFault> {
         let seen: Seen = serde_json::from_str(entry).map_err(|_| LogFault::Altered(place))?;
         if seen.seq != place || seen.tenant != self.tenant.id().as_str() {
             return Err(LogFault::Misplaced(place));
         }
+        content::compare(place, &seen.content, contents)?;
         if seen.action == RETENTION
             && let Some(before) = seen.detail.entries_before
         {
@@ -433,8 +443,8 @@ impl LogWalk {
     }
 }
 
-/// The rows of one bundle, and the tiles that end with its last entry.
-type Rows = (Vec<(u64, String)>, Vec<Tile>);
+/// The rows of one bundle, the tiles that end with its last entry, and what is kept with its entries.
+type Rows = (Vec<(u64, String)>, Vec<Tile>, Vec<Found>);
 
 fn bundle(tx: &ReadTx<'_>, index: u64, to: u64) -> Result<Rows, StoreError> {
     let width = TILE_WIDTH as u64;
@@ -462,7 +472,8 @@ fn bundle(tx: &ReadTx<'_>, index: u64, to: u64) -> Result<Rows, StoreError> {
             hashes,
         });
     }
-    Ok((entries, tiles))
+    let contents = content::digests(tx, index * width, to)?;
+    Ok((entries, tiles, contents))
 }
 
 fn same_tiles(grown: &[Tile], stored: &[Tile]) -> Result<(), LogFault> {

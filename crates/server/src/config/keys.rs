@@ -275,6 +275,11 @@ pub(super) const TIER: &[Key] = &[
         Kind::Count,
         "How long audit entries are kept where a tenant does not say, from 183; default 396.",
     ),
+    key(
+        "audit_level",
+        Kind::Choice(&["basic", "detailed", "full"]),
+        "How much the audit entry of a call says; a tenant may choose less, not more; default basic.",
+    ),
     of_quota(Quota::RequestsPerSecond),
     of_quota(Quota::RequestsPerMinute),
     of_quota(Quota::RequestsPerDay),

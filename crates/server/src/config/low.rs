@@ -114,6 +114,7 @@ pub(super) struct LowTier {
     pub(super) guaranteed_slots: Option<Text>,
     pub(super) alert_thresholds: Option<Vec<Text>>,
     pub(super) audit_retention_days: Option<Text>,
+    pub(super) audit_level: Option<Text>,
     pub(super) limits: Vec<(Quota, Text)>,
     pub(super) per_person: LowLimits,
     pub(super) per_token: LowLimits,
@@ -124,7 +125,7 @@ pub(super) struct LowTier {
 pub(super) struct LowLimits(pub(super) Vec<(Quota, Text)>);
 
 /// What a tier can say beside its limits.
-const TIER_KEYS: [&str; 11] = [
+const TIER_KEYS: [&str; 12] = [
     "models",
     "model",
     "max_tokens",
@@ -136,6 +137,7 @@ const TIER_KEYS: [&str; 11] = [
     "per_token",
     "alert_thresholds",
     "audit_retention_days",
+    "audit_level",
 ];
 
 /// Every key of a tier.
@@ -195,6 +197,7 @@ impl<'de> Visitor<'de> for TierVisitor {
                 "per_token" => tier.per_token = map.next_value()?,
                 "alert_thresholds" => tier.alert_thresholds = map.next_value()?,
                 "audit_retention_days" => tier.audit_retention_days = map.next_value()?,
+                "audit_level" => tier.audit_level = map.next_value()?,
                 key => {
                     let quota = Quota::from_name(key)
                         .ok_or_else(|| A::Error::unknown_field(key, &ALL_TIER_KEYS))?;

@@ -217,6 +217,7 @@ fn tier_values(tier: &Tier) -> Vec<(&'static str, String)> {
             tier.audit_retention
                 .map(|keep| (keep.as_secs() / 86_400).to_string()),
         ),
+        ("audit_level", Some(tier.audit_level.as_str().to_owned())),
         (
             "alert_thresholds",
             tier.alert_thresholds

@@ -4,6 +4,7 @@ use std::time::Duration;
 use base::{Markup, Money, Quota};
 use gateway::catalog::{HangUp, ProviderKind};
 use gateway::upstream::Reach;
+use kernel::audit::level::Level;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -109,7 +110,7 @@ fn everything_has_a_default_and_everything_can_be_said() {
         assert!(config.catalog.models().is_empty() && config.warnings.is_empty());
     }
     let config = parse(
-        "listen: '[::]:80'\nbody_limit: 1 MiB\ndisk: { reserve: 2 GiB, warn: 0 }\nproviders:\n- name: local\n  kind: openai\n  base_url: http://vllm.internal:8000/v1\n  allow_private: true\n  hang_up: drain\n  max_output_field: max_completion_tokens\n  timeouts: { connect: 500ms, first_byte: 2m, idle: 30s, total: 1h }\n  concurrency: 40\n  queue_length: 7\n  queue_wait: 2s\nmodels:\n- name: m\n  routes: [{ provider: local, model: org/m:free }]\n- { name: n, routes: [{ provider: local, model: n, weight: 7 }], fallback: [m] }\ntiers:\n  t: { markup: 1.25, cost_per_day_usd: 0.000000000001, requests_per_second: 0, concurrent_requests: 9, temperature: '1', weight: 5, guaranteed_slots: 3, audit_retention_days: 200 }\n",
+        "listen: '[::]:80'\nbody_limit: 1 MiB\ndisk: { reserve: 2 GiB, warn: 0 }\nproviders:\n- name: local\n  kind: openai\n  base_url: http://vllm.internal:8000/v1\n  allow_private: true\n  hang_up: drain\n  max_output_field: max_completion_tokens\n  timeouts: { connect: 500ms, first_byte: 2m, idle: 30s, total: 1h }\n  concurrency: 40\n  queue_length: 7\n  queue_wait: 2s\nmodels:\n- name: m\n  routes: [{ provider: local, model: org/m:free }]\n- { name: n, routes: [{ provider: local, model: n, weight: 7 }], fallback: [m] }\ntiers:\n  t: { markup: 1.25, cost_per_day_usd: 0.000000000001, requests_per_second: 0, concurrent_requests: 9, temperature: '1', weight: 5, guaranteed_slots: 3, audit_retention_days: 200, audit_level: detailed }\n",
     )
     .unwrap();
     let local = config.catalog.provider("local").unwrap();
@@ -134,6 +135,7 @@ fn everything_has_a_default_and_everything_can_be_said() {
         tier.audit_retention,
         Some(Duration::from_secs(200 * 86_400))
     );
+    assert_eq!(tier.audit_level, Level::Detailed);
     assert_eq!(
         (
             tier.limits.tenant.limit(Quota::CostPerDay),
@@ -263,7 +265,7 @@ fn limits_out_of_range_are_named() {
         ),
         (
             tier("tokens_per_year: 1"),
-            "config: line 3: tokens_per_year: unknown key; known here are models, model, max_tokens, temperature, markup, weight, guaranteed_slots, per_person, per_token, alert_thresholds, audit_retention_days, requests_per_second, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, cost_per_day_usd, cost_per_month_usd, concurrent_requests, storage_bytes",
+            "config: line 3: tokens_per_year: unknown key; known here are models, model, max_tokens, temperature, markup, weight, guaranteed_slots, per_person, per_token, alert_thresholds, audit_retention_days, audit_level, requests_per_second, requests_per_minute, requests_per_day, tokens_per_minute, tokens_per_day, cost_per_day_usd, cost_per_month_usd, concurrent_requests, storage_bytes",
         ),
     ] {
         assert_eq!(error(&text), expect, "{text}");
@@ -289,6 +291,16 @@ fn audit_entries_are_kept_for_half_a_year_at_least() {
         error("tiers: { t: { audit_retention_days: 182 } }"),
         "config: line 1: tiers.t.audit_retention_days: must be from 183 to 36500 days"
     );
+}
+
+#[test]
+fn a_logging_level_is_one_of_three() {
+    assert_eq!(
+        error("tiers: { t: { audit_level: everything } }"),
+        "config: line 1: tiers.t.audit_level: must be basic, detailed or full"
+    );
+    let plain = parse("tiers: { t: {} }").unwrap();
+    assert_eq!(plain.tiers["t"].audit_level, Level::Basic);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base::quota::Unit;
 use base::{Limits, Markup, Quota};
 use gateway::fair::WEIGHT_MAX;
+use kernel::audit::level::Level;
 use kernel::quota::ScopedLimits;
 
 use super::ConfigError;
@@ -37,6 +38,8 @@ pub struct Tier {
     pub alert_thresholds: Option<Arc<[u8]>>,
     /// How long audit entries are kept where a tenant does not say; `None`: 396 days.
     pub audit_retention: Option<Duration>,
+    /// How much the audit entries of its tenants' calls say; a tenant may choose less.
+    pub audit_level: Level,
 }
 
 impl Tier {
@@ -88,6 +91,13 @@ impl Tier {
                     kernel::overlay::retention(days).map_err(|error| at.wrong(&error))
                 })
                 .transpose()?,
+            audit_level: low
+                .audit_level
+                .as_ref()
+                .map_or(Ok(Level::default()), |text| {
+                    let at = At::new(text, key("audit_level"));
+                    kernel::overlay::level(&text.value).map_err(|error| at.wrong(&error))
+                })?,
         })
     }
 }
