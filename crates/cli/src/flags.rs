@@ -397,6 +397,36 @@ pub(crate) enum Audit {
         #[arg(long, value_name = "ID")]
         tenant: TenantId,
     },
+    /// Print what is kept of a call, at the logging level full
+    Content {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+        /// The place of the call's entry in the log
+        #[arg(long, value_name = "N")]
+        seq: u64,
+    },
+    /// Destroy the key that what a person said is sealed under; entries and proofs stay
+    #[command(
+        after_help = "Example: partywall audit forget --tenant acme --person ann",
+        override_usage = "partywall audit forget [OPTIONS] --tenant <ID> <--person <NAME>|--token <NAME>>"
+    )]
+    Forget {
+        /// The tenant
+        #[arg(long, value_name = "ID")]
+        tenant: TenantId,
+        /// The person
+        #[arg(
+            long,
+            value_name = "NAME",
+            required_unless_present = "token",
+            conflicts_with = "token"
+        )]
+        person: Option<String>,
+        /// A token that stands for no person
+        #[arg(long, value_name = "NAME")]
+        token: Option<TokenName>,
+    },
     /// Verify a log and export it for an auditor, as files that public tools verify
     Export {
         /// The tenant

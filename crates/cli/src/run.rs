@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use base::TenantId;
 use clap::CommandFactory;
-use rpc::{Command, Fault, FaultCode, NewTenant};
+use rpc::{Command, Fault, FaultCode, Forget, NewTenant};
 
 use crate::backend::{self, Addresses, Place};
 use crate::export::Export;
@@ -205,6 +205,16 @@ fn audit_command(audit: Audit) -> Result<Command, Fault> {
         }),
         Audit::Checkpoint { tenant } => Ok(Command::AuditCheckpoint { tenant }),
         Audit::RotateKey { tenant } => Ok(Command::AuditRotateKey { tenant }),
+        Audit::Content { tenant, seq } => Ok(Command::AuditContent { tenant, seq }),
+        Audit::Forget {
+            tenant,
+            person,
+            token,
+        } => Ok(Command::AuditForget(Forget {
+            tenant,
+            person,
+            token,
+        })),
         Audit::Export { tenant, to: _ } => Ok(Command::AuditExport { tenant }),
     }
 }

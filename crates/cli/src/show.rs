@@ -9,8 +9,8 @@ use crate::backend::Initialised;
 use crate::print::{Meter, Out, note};
 use crate::table::{Table, facts};
 use crate::view::{
-    PRICES, SECRETS, TENANTS, TOKENS, cells, created_text, doctor_text, quota_text, repaired_text,
-    routes_text, status_text, tenant_text, token_text, verified_text,
+    PRICES, SECRETS, TENANTS, TOKENS, cells, content_text, created_text, doctor_text, quota_text,
+    repaired_text, routes_text, status_text, tenant_text, token_text, verified_text,
 };
 
 /// For whom the answer is.
@@ -225,6 +225,11 @@ impl Printer {
                 page.extend([entry.get(), "\n"]);
                 Ok(())
             }
+            (Body::Lines, Row::Content(part)) => {
+                page.push_str(&content_text(&part));
+                Ok(())
+            }
+            (Body::Array(array), Row::Content(row)) => array.push(&row, page),
             (Body::Array(array), Row::Tenant(row)) => array.push(&row, page),
             (Body::Array(array), Row::Token(row)) => array.push(&row, page),
             (Body::Array(array), Row::Secret(row)) => array.push(&row, page),
@@ -272,7 +277,8 @@ fn beginning(style: Style, command: &Command) -> (String, Body) {
         Command::AuditTail { follow: false, .. } if style == Style::Json => {
             Body::Array(JsonArray::default())
         }
-        Command::AuditTail { .. } => Body::Lines,
+        Command::AuditContent { .. } if style == Style::Json => Body::Array(JsonArray::default()),
+        Command::AuditTail { .. } | Command::AuditContent { .. } => Body::Lines,
         Command::TenantsList => table(TENANTS),
         Command::TokenList { .. } => table(TOKENS),
         Command::SecretsList { .. } => table(SECRETS),

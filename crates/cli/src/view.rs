@@ -2,8 +2,8 @@
 
 use rpc::text::shown;
 use rpc::{
-    AuditVerified, Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, Repaired, RouteView, Row,
-    StatusView, TenantCreated, TenantView, TokenView,
+    AuditVerified, ContentPart, Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, Repaired,
+    RouteView, Row, StatusView, TenantCreated, TenantView, TokenView,
 };
 
 use crate::table::{Align, Table, facts};
@@ -76,7 +76,12 @@ pub(crate) fn cells(row: &Row) -> Option<Vec<String>> {
         Row::Token(row) => token_cells(row),
         Row::Secret(row) => vec![row.name.to_string(), row.created_at.to_string()],
         Row::Price(row) => price_cells(row),
-        Row::Usage(_) | Row::Ledger(_) | Row::Audit(_) | Row::File(_) | Row::Progress(_) => {
+        Row::Usage(_)
+        | Row::Ledger(_)
+        | Row::Audit(_)
+        | Row::Content(_)
+        | Row::File(_)
+        | Row::Progress(_) => {
             return None;
         }
     })
@@ -116,6 +121,31 @@ fn table_text(
     rows.into_iter().for_each(|row| table.row(row, &mut text));
     table.finish(&mut text);
     text
+}
+
+/// One side of a call. Whoever said it must not write on the reader's terminal: control characters are shown as such.
+pub(crate) fn content_text(part: &ContentPart) -> String {
+    let said = part.text.as_deref().or(part.base64.as_deref());
+    let said = said.unwrap_or_default();
+    let cut = match (&part.text, part.bytes) {
+        (Some(text), bytes) if text.len() as u64 == bytes => String::new(),
+        (Some(text), _) => format!(", the first {}", text.len()),
+        (None, _) => ", in base64".to_owned(),
+    };
+    let shown: String = said
+        .chars()
+        .map(|letter| match letter {
+            '\n' | '\t' => letter,
+            other if other.is_control() => '\u{fffd}',
+            other => other,
+        })
+        .collect();
+    format!(
+        "{}: {} bytes{cut}\n{}\n\n",
+        part.part,
+        part.bytes,
+        shown.trim_end()
+    )
 }
 
 pub(crate) fn created_text(created: &TenantCreated) -> String {

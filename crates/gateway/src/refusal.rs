@@ -114,6 +114,8 @@ pub enum Refusal {
     UpstreamMalformed,
     /// No such route or object, or one of another tenant.
     NotFound,
+    /// What is asked for was erased for good.
+    Erased,
     /// The route exists under other methods.
     MethodNotAllowed {
         /// The methods, as in the `allow` header.

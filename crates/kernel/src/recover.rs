@@ -263,14 +263,15 @@ impl Kernel {
         let (mut records, mut unreadable) = (Vec::new(), Vec::new());
         for record in self.recovered_records(resident) {
             let payload = self.open_payload(resident, keys, &record);
-            let (row, audit_seq, entry) = match payload {
+            let (row, audit_seq, entry, content) = match payload {
                 Ok(Payload::Sent(_)) => continue,
                 Ok(Payload::Settled {
                     row,
                     audit_seq,
                     entry,
-                }) => (row.map(|row| *row), audit_seq, entry),
-                Ok(Payload::Event { audit_seq, entry }) => (None, audit_seq, entry),
+                    content,
+                }) => (row.map(|row| *row), audit_seq, entry, content),
+                Ok(Payload::Event { audit_seq, entry }) => (None, audit_seq, entry, None),
                 Err(_) => {
                     unreadable.push(record.seq);
                     continue;
@@ -282,6 +283,7 @@ impl Kernel {
                 row,
                 audit_seq,
                 entry,
+                content,
             });
         }
         (records, unreadable)

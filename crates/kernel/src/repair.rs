@@ -271,23 +271,37 @@ impl Kernel {
         dir.rename(NEW, dir, "tenant.db")
             .and_then(|()| sync_dir(dir))
             .map_err(|error| failed("put the new database into", error))?;
-        self.drop_old_evidence(dir);
+        // What stays takes space, nothing else.
+        let _best_effort = self.drop_evidence(resident, ASIDE_MAX);
         Ok(())
     }
 
-    fn drop_old_evidence(&self, dir: &Dir) {
-        let Ok(entries) = dir.entries() else { return };
+    /// Removes what repairs have set aside, but for the last `keep`.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub(crate) fn drop_evidence(
+        &self,
+        resident: &Resident,
+        keep: usize,
+    ) -> Result<(), KernelError> {
+        let failed = |error| {
+            let path = self.root().tenant_path(&resident.id);
+            io_error(&path, "remove an old file of", &error)
+        };
+        let dir = self.root().tenant_dir(&resident.id)?;
+        let entries = dir.entries().map_err(failed)?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let mut aside: Vec<_> = names
             .filter(|name| name.starts_with(ASIDE) && !name.ends_with("-wal"))
             .collect();
         aside.sort_unstable();
-        let many = aside.len().saturating_sub(ASIDE_MAX);
+        let many = aside.len().saturating_sub(keep);
         for name in aside.into_iter().take(many) {
-            // What stays takes space, nothing else.
-            let _best_effort =
-                remove(dir, &name).and_then(|()| remove(dir, &format!("{name}-wal")));
+            let both = remove(&dir, &name).and_then(|()| remove(&dir, &format!("{name}-wal")));
+            both.map_err(failed)?;
         }
+        Ok(())
     }
 
     /// Step 4, first half: opens what is in place, and reads all of it.

@@ -13,7 +13,7 @@ use crate::error::KernelError;
 use crate::log::Field;
 use crate::open::Kernel;
 use crate::repair::COPY;
-use crate::repair::salvage::{AUDIT, KEYS, LEDGER, OUTBOX, SECRETS, TILES, Table};
+use crate::repair::salvage::{AUDIT, IN_FORCE, KEYS, LEDGER, OUTBOX, SECRETS, TILES, Table};
 use crate::resident::Resident;
 use crate::sweep::Operator;
 use crate::tenant::Tenant;
@@ -170,7 +170,7 @@ impl Kernel {
                 return Err(StoreError::Damaged.into());
             }
         }
-        for table in [&KEYS, &SECRETS, &OUTBOX] {
+        for table in [&KEYS, &SECRETS, &OUTBOX, &IN_FORCE] {
             let rows = self.engine().read(from, move |tx| whole(tx, table)).await?;
             self.engine()
                 .write(to, move |tx| in_its_place(tx, table, rows))
@@ -203,6 +203,8 @@ fn others(tx: &store::ReadTx<'_>) -> Result<(), StoreError> {
         "SELECT * FROM secrets",
         "SELECT * FROM outbox",
         "SELECT * FROM audit_key",
+        "SELECT * FROM person_key",
+        "SELECT * FROM in_force",
         "SELECT finished_ms FROM ledger INDEXED BY ledger_by_time",
         "SELECT unsent_seq FROM audit INDEXED BY audit_unsent WHERE unsent_seq IS NOT NULL",
         "SELECT next_ms FROM outbox INDEXED BY outbox_due WHERE next_ms IS NOT NULL",

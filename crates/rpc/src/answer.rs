@@ -4,7 +4,7 @@ use base::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::audit::{AuditCheckpoint, AuditVerified, FilePiece, Progress};
+use crate::audit::{AuditCheckpoint, AuditVerified, ContentPart, FilePiece, Progress};
 use crate::ledger::{LedgerRow, UsageRow};
 use crate::names::SecretName;
 use crate::tenant::{
@@ -80,6 +80,8 @@ pub enum Row {
     Ledger(Box<LedgerRow>),
     /// An entry of `audit.tail`: the canonical JSON that was hashed and signed, byte for byte.
     Audit(Box<RawValue>),
+    /// One side of the call of `audit.content`.
+    Content(ContentPart),
     /// A piece of a file of `audit.export`.
     File(FilePiece),
     /// How far `audit.verify` and `audit.export` have come, in entries. A reader may pass it over.

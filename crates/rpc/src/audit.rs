@@ -50,6 +50,21 @@ pub struct FilePiece {
     pub data: String,
 }
 
+/// One side of a call, as far as it is kept.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentPart {
+    /// `request` or `answer`.
+    pub part: String,
+    /// Bytes of the whole; what stands below is its beginning.
+    pub bytes: u64,
+    /// What was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The same in base64, where it is no text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+}
+
 /// How far a long command has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {

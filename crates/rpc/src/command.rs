@@ -243,6 +243,19 @@ pub enum Command {
         #[serde(with = "text")]
         tenant: TenantId,
     },
+    /// What is kept of one call, at the logging level `full`. `Row::Content`s, `Answer::End`.
+    #[serde(rename = "audit.content")]
+    AuditContent {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+        /// The place of the call's entry.
+        seq: u64,
+    },
+    /// Destroys the key that what a person said is sealed under: nobody reads it any more. One of `person` and `token`.
+    /// `Answer::Done`.
+    #[serde(rename = "audit.forget")]
+    AuditForget(Forget),
     /// The prices in force. `Row::Price`s by model, `Answer::Ratecard`.
     #[serde(rename = "ratecard.show")]
     RatecardShow,
@@ -293,6 +306,21 @@ pub struct NewTenant {
     /// Limits of its own, over those of the tier.
     #[serde(default, with = "limits")]
     pub limits: Limits,
+}
+
+/// Whose content is to be read by nobody any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forget {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+    /// The person.
+    #[serde(default)]
+    pub person: Option<String>,
+    /// A token that stands for no person.
+    #[serde(default, with = "text::option")]
+    pub token: Option<TokenName>,
 }
 
 /// Changes to what a tenant, or one of its persons and tokens, may use. An absent quota stays, `null` goes back to what holds
@@ -396,6 +424,8 @@ impl Command {
             Self::AuditExport { .. } => "audit.export",
             Self::AuditCheckpoint { .. } => "audit.checkpoint",
             Self::AuditRotateKey { .. } => "audit.rotate_key",
+            Self::AuditContent { .. } => "audit.content",
+            Self::AuditForget(_) => "audit.forget",
             Self::RatecardShow => "ratecard.show",
             Self::RatecardImport { .. } => "ratecard.import",
             Self::RatecardCheck { .. } => "ratecard.check",
@@ -431,7 +461,9 @@ impl Command {
             | Self::AuditVerify { tenant, .. }
             | Self::AuditExport { tenant }
             | Self::AuditCheckpoint { tenant }
-            | Self::AuditRotateKey { tenant } => Some(tenant),
+            | Self::AuditRotateKey { tenant }
+            | Self::AuditContent { tenant, .. }
+            | Self::AuditForget(Forget { tenant, .. }) => Some(tenant),
             Self::BillingReport { tenant, .. }
             | Self::ConfigCheck { tenant }
             | Self::ConfigShow { tenant } => tenant.as_ref(),

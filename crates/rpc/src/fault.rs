@@ -21,6 +21,8 @@ pub enum FaultCode {
     Invalid,
     /// No such tenant, token or secret.
     NotFound,
+    /// It was there, and was erased for good.
+    Erased,
     /// A thing of that name lives already.
     Exists,
     /// Well-formed, but not in this state (a deleted tenant, a confirmation that does not match).
@@ -73,6 +75,7 @@ impl FaultCode {
         match self {
             Self::Invalid => "invalid",
             Self::NotFound => "not_found",
+            Self::Erased => "erased",
             Self::Exists => "exists",
             Self::Refused => "refused",
             Self::BadConfig => "bad_config",
@@ -111,6 +114,7 @@ mod tests {
         for code in [
             FaultCode::Invalid,
             FaultCode::NotFound,
+            FaultCode::Erased,
             FaultCode::Exists,
             FaultCode::Refused,
             FaultCode::BadConfig,

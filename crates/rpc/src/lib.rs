@@ -22,8 +22,8 @@ pub use answer::{
     Answer, Check, CheckState, ConfigChecked, ConfigView, Doctor, PriceRow, RatecardChecked,
     RatecardImported, RouteView, Row, SecretView, StatusView,
 };
-pub use audit::{AuditCheckpoint, AuditVerified, FilePiece, Progress};
-pub use command::{Command, LimitsChange, NewTenant};
+pub use audit::{AuditCheckpoint, AuditVerified, ContentPart, FilePiece, Progress};
+pub use command::{Command, Forget, LimitsChange, NewTenant};
 pub use credential::Credential;
 pub use fault::{Fault, FaultCode};
 pub use frame::{Closed, Frame, Rows};

@@ -34,6 +34,8 @@ const COMMANDS: &[&str] = &[
     r#"{"command":"audit.export","tenant":"acme"}"#,
     r#"{"command":"audit.checkpoint","tenant":"acme"}"#,
     r#"{"command":"audit.rotate_key","tenant":"acme"}"#,
+    r#"{"command":"audit.content","tenant":"acme","seq":7}"#,
+    r#"{"command":"audit.forget","tenant":"acme","person":null,"token":"ci"}"#,
     r#"{"command":"ratecard.show"}"#,
     r#"{"command":"ratecard.import","name":"card.json","card":"{}"}"#,
     r#"{"command":"ratecard.check","card":"{}"}"#,

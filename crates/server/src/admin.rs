@@ -324,6 +324,7 @@ fn row_json(row: &Row) -> Result<Box<RawValue>, serde_json::Error> {
         Row::Ledger(row) => to_raw_value(row),
         Row::Audit(row) => to_raw_value(row),
         Row::Price(row) => to_raw_value(row),
+        Row::Content(row) => to_raw_value(row),
         Row::File(row) => to_raw_value(row),
         Row::Progress(row) => to_raw_value(row),
     }
@@ -344,6 +345,7 @@ fn failed(app: &App, fault: &Fault) -> Answer {
     let status = match fault.code {
         FaultCode::Invalid | FaultCode::BadConfig => StatusCode::BAD_REQUEST,
         FaultCode::NotFound => StatusCode::NOT_FOUND,
+        FaultCode::Erased => StatusCode::GONE,
         FaultCode::Exists | FaultCode::Refused => StatusCode::CONFLICT,
         FaultCode::NotAvailable => StatusCode::NOT_IMPLEMENTED,
         FaultCode::NotInitialised

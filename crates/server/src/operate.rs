@@ -3,6 +3,7 @@
 mod audit;
 mod cards;
 mod configuration;
+mod content;
 mod doctor;
 mod export;
 mod limits;
@@ -27,6 +28,7 @@ use crate::usage::{self, Period};
 
 pub(crate) use audit::raw;
 pub(crate) use configuration::{check_file, show_file};
+pub(crate) use content::content_part;
 pub(crate) use doctor::examine;
 pub(crate) use limits::quota_view;
 use tenants::Turn;
@@ -153,6 +155,8 @@ impl Office {
             Command::AuditExport { tenant } => self.export(operator, &tenant, to).await,
             Command::AuditCheckpoint { tenant } => self.checkpoint(operator, &tenant).await,
             Command::AuditRotateKey { tenant } => self.rotate_audit_key(operator, &tenant).await,
+            Command::AuditContent { tenant, seq } => self.content(operator, &tenant, seq, to).await,
+            Command::AuditForget(forget) => self.forget(operator, forget).await,
             Command::RatecardShow => self.show_prices(to).await,
             Command::RatecardImport { name, card } => {
                 self.import_card(operator, &name, &card).await

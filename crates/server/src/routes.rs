@@ -52,6 +52,7 @@ pub(crate) enum TenantView {
     Quota,
     Config,
     Audit,
+    Content,
 }
 
 /// What the operator does over HTTP.
@@ -141,6 +142,12 @@ pub static TABLE: &[Route] = &[
     view("/tenant/v1/quota", EVERYBODY, &[], TenantView::Quota),
     view("/tenant/v1/config", CONFIG_READERS, &[], TenantView::Config),
     view("/tenant/v1/audit", AUDIT_READERS, &[], TenantView::Audit),
+    view(
+        "/tenant/v1/audit/{seq}/content",
+        AUDIT_READERS,
+        &["seq"],
+        TenantView::Content,
+    ),
     health(Listener::Public, "/healthz", Handler::Healthz),
     health(Listener::Public, "/readyz", Handler::Readyz),
     health(Listener::Admin, "/healthz", Handler::Healthz),

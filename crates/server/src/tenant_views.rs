@@ -7,6 +7,9 @@ use gateway::checkpoint;
 use gateway::door::{self, Visit};
 use gateway::refusal::Refusal;
 use http::{HeaderMap, StatusCode, Uri};
+use kernel::audit::content::Kept;
+use kernel::audit::verify::AuditError;
+use kernel::log::Field;
 use kernel::report::AuditFilter;
 use kernel::{AuditedRefusal, KernelError};
 use llm::Dialect;
@@ -38,9 +41,11 @@ pub(crate) async fn answer(
 ) -> Answer {
     let dialect = match what {
         TenantView::Models | TenantView::Model => shared_dialect(headers),
-        TenantView::Usage | TenantView::Quota | TenantView::Config | TenantView::Audit => {
-            Dialect::OpenAi
-        }
+        TenantView::Usage
+        | TenantView::Quota
+        | TenantView::Config
+        | TenantView::Audit
+        | TenantView::Content => Dialect::OpenAi,
     };
     let visit = match door::enter(&app.gateway, headers, uri, dialect, action(what), roles).await {
         Ok(visit) => visit,
@@ -53,6 +58,7 @@ pub(crate) async fn answer(
         TenantView::Quota => quota(&visit, uri).await,
         TenantView::Config => config(&visit, uri),
         TenantView::Audit => audit(&visit, uri).await,
+        TenantView::Content => content(app, &visit, uri, params.at(0)).await,
     };
     match answered {
         Ok(mut answer) => {
@@ -74,6 +80,7 @@ fn action(what: TenantView) -> &'static str {
         TenantView::Quota => "read_quota",
         TenantView::Config => "read_config",
         TenantView::Audit => "read_audit",
+        TenantView::Content => "read_content",
     }
 }
 
@@ -208,24 +215,30 @@ async fn model(app: &App, visit: &Visit, asked: &str, dialect: Dialect) -> Resul
         let refusal = Refusal::ModelNotFound {
             model: asked.to_owned(),
         };
-        let (reason, rule) = (refusal.code(), refusal.code());
-        let entry = AuditedRefusal {
-            action: "read_models",
-            reason,
-            rule,
-            quota: None,
-        };
-        visit
-            .trail
-            .refuse(&visit.admission, entry)
-            .await
-            .map_err(Refusal::from)?;
-        return Err(refusal);
+        return Err(refused(visit, "read_models", refusal).await?);
     };
     match dialect {
         Dialect::OpenAi => json(visit, &openai_model(app, model.name.as_str())),
         Dialect::Anthropic => json(visit, &anthropic_model(app, model.name.as_str())),
     }
+}
+
+/// The refusal, once its entry is durable.
+async fn refused(
+    visit: &Visit,
+    action: &'static str,
+    refusal: Refusal,
+) -> Result<Refusal, Refusal> {
+    let (reason, rule) = (refusal.code(), refusal.code());
+    let entry = AuditedRefusal {
+        action,
+        reason,
+        rule,
+        quota: None,
+    };
+    let recorded = visit.trail.refuse(&visit.admission, entry).await;
+    recorded.map_err(Refusal::from)?;
+    Ok(refusal)
 }
 
 /// What a report is asked for.
@@ -381,6 +394,45 @@ async fn audit(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
             length,
         },
     )
+}
+
+#[derive(Serialize)]
+struct ContentView {
+    seq: u64,
+    content: Vec<rpc::ContentPart>,
+}
+
+/// What is kept of one call. A place of another tenant's log, one that nothing is kept with, and what is no place are alike.
+async fn content(app: &App, visit: &Visit, uri: &Uri, asked: &str) -> Result<Answer, Refusal> {
+    Query::parse(uri.query(), &[]).map_err(bad_request)?;
+    let tenant = visit.admission.tenant();
+    let place = asked.parse::<u64>().ok();
+    let Some(seq) = place.filter(|place| place.to_string() == asked) else {
+        return Err(refused(visit, "read_content", Refusal::NotFound).await?);
+    };
+    let kept = match tenant.audit_content(seq).await {
+        Ok(kept) => kept,
+        Err(AuditError::Kernel(error)) => return Err(error.into()),
+        Err(AuditError::Log(fault)) => {
+            let (kernel, text) = (app.gateway.kernel(), fault.to_string());
+            let fields = [("fault", Field::Text(&text))];
+            let event = "kept content is not what was logged";
+            kernel
+                .log()
+                .event(kernel.now(), Some(tenant.id()), event, &fields);
+            return Err(Refusal::Internal);
+        }
+    };
+    match kept {
+        Some(Kept::Parts(parts)) => {
+            let recorded = visit.trail.reads_content(&visit.admission, seq).await;
+            recorded.map_err(Refusal::from)?;
+            let content = parts.into_iter().map(operate::content_part).collect();
+            json(visit, &ContentView { seq, content })
+        }
+        Some(Kept::Erased) => Err(refused(visit, "read_content", Refusal::Erased).await?),
+        None => Err(refused(visit, "read_content", Refusal::NotFound).await?),
+    }
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ FIXTURES = [
     _get("/tenant/v1/quota"),
     _get("/tenant/v1/config"),
     _get("/tenant/v1/audit", "", "?limit=1000", "?from=3&limit=2"),
+    _get("/tenant/v1/audit/{seq}/content", families={"seq": "kept entry"}),
     Fixture("GET", "/healthz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/healthz")}, {}),
     Fixture("GET", "/readyz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/readyz")}, {}),
     _operate("GET", "/admin/v1/tenants"),

@@ -141,7 +141,7 @@ def mentions(world: World) -> list[tuple]:
         token = bearer(mine.tokens["admin"])
         for fixture in (fixture for fixture in FIXTURES if fixture.listeners == ("public",)):
             model = mine.embedding_model if "embeddings" in fixture.path else mine.chat_model
-            values = {"model": model, "prompt": f"{PROBE} {mine.marks['matrix']}"}
+            values = {"model": model, "seq": str(min(mine.kept)), "prompt": f"{PROBE} {mine.marks['matrix']}"}
             plain = fixture.shapes[next(iter(fixture.shapes))](values)
             plain = replace(plain, headers=plain.headers + token)
             for name in (theirs.id, unlike(theirs.id)):
@@ -231,7 +231,7 @@ def test_what_is_served_stands_in_the_table(run):
     world, wrong, seen = run.world, [], Counter()
     people = {"nobody": (), "a tenant": bearer(world.a.tokens["admin"]), "the operator": bearer(world.gw.operator_key)}
     table = {listener: [f.key for f in FIXTURES if listener in f.listeners] for listener in ("public", "admin")}
-    known = {"model": world.a.chat_model, "tenant": world.a.id, "token": world.a.token_name}
+    known = {"model": world.a.chat_model, "seq": str(min(world.a.kept)), "tenant": world.a.id, "token": world.a.token_name}
     for listener in table:
         for path, methods in crawl_paths(FIXTURES, known):
             allowed = sorted({method for method, pattern in table[listener] if is_in_table(pattern, path)})

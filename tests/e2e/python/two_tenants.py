@@ -58,6 +58,9 @@ class Side:
     token_name: str = ""
     tokens: dict[str, str] = field(default_factory=dict)
     request_ids: set[str] = field(default_factory=set)
+    # Places in the log where the content of a call is kept; the last one that was there when the asking began.
+    kept: set[int] = field(default_factory=set)
+    length: int = 0
 
     @property
     def id(self) -> str:
@@ -94,10 +97,13 @@ class World:
             config["models"].append({"name": name, "routes": [{"provider": provider, "model": model, "weight": 1}]})
         for side in ("alder", "birch"):
             own = [name for (whose, _), name in self._models.items() if whose == side]
-            config["tiers"][side] = {"models": ["sim-fast", "sim-embed", "claude-fast", *own], "model": "sim-fast"}
+            shown = ["sim-fast", "sim-embed", "claude-fast", *own]
+            # What is said in calls is kept, sealed: one more store that must stay apart.
+            config["tiers"][side] = {"models": shown, "model": "sim-fast", "audit_level": "full"}
         # Who is frozen sees what the first one sees, but for what would betray it.
         shown = [name for (whose, kind), name in self._models.items() if whose == "alder" and kind != "quiet"]
-        config["tiers"]["elder"] = {"models": ["sim-fast", "sim-embed", "claude-fast", *shown], "model": "sim-fast"}
+        shown = ["sim-fast", "sim-embed", "claude-fast", *shown]
+        config["tiers"]["elder"] = {"models": shown, "model": "sim-fast", "audit_level": "full"}
         return config
 
     def build(self) -> World:
@@ -110,8 +116,14 @@ class World:
         self.frozen = self.gw.tenant(self.nicknames["elder"], tier="elder")
         assert self.deleted.chat().status_code == 200
         self._credentials()
+        # The logs are not in step: one has content where the other has none.
+        self.gw.issue(self.b.tenant, "out-of-step", "readonly")
         for side in self.sides.values():
             self._plant(side)
+        for side in self.sides.values():
+            log = side.tenant.audit()
+            side.kept, side.length = {entry["seq"] for entry in log if entry.get("content")}, len(log)
+        self._keep_at(self.frozen, min(self.a.kept))
         self.gw.json("tenants", "suspend", self.suspended.id)
         self.gw.json("tenants", "freeze", self.frozen.id)
         self.gw.json("tenants", "delete", self.deleted.id, "--confirm", self.deleted.id)
@@ -170,6 +182,13 @@ class World:
         call("/v1/chat/completions", 400, model="sim-fast", messages=user(f"[[sim:fault=status:400]] {marks['refused']}"))
         call("/v1/chat/completions", 404, model=f"no-{marks['asked model']}", messages=user("Hello"))
         assert tenant.chat(model=f"task-{marks['task']}").status_code == 200
+
+    def _keep_at(self, tenant: Tenant, place: int) -> None:
+        """Gives a tenant a call whose entry stands there: each look at a log is an entry of it."""
+        while len(tenant.audit()) + 1 < place:
+            pass
+        assert tenant.chat().status_code == 200
+        assert tenant.audit()[place].get("content"), "the logs are in step"
 
     def _credentials(self) -> None:
         self.gone = {}
@@ -235,6 +254,8 @@ class World:
         if family == "new tenant":
             # The id that a request brings: a fresh one for the operator, a taken one for everybody else.
             return [Reference("own", "id", self.fresh_id if credential.kind == "operator" else theirs.id)]
+        if family == "kept entry":
+            return self._entries(mine, theirs)
         pairs = {
             "chat model": [("model", mine.chat_model, theirs.chat_model), ("task", mine.task, theirs.task)],
             "embedding model": [
@@ -263,6 +284,17 @@ class World:
             # To the operator nobody is foreign; who was deleted must be as if never made.
             Reference("foreign", "id", self.deleted.id),
             Reference("absent", "id", unlike(self.deleted.id)),
+            *(Reference("absent", f"hostile {text[:12]}", text) for text in hostile),
+        ]
+
+    def _entries(self, mine: Side, theirs: Side) -> list[Reference]:
+        # Where the other's content stands, this one's log has an entry without any.
+        foreign = min(place for place in theirs.kept - mine.kept if place < mine.length)
+        hostile = ("..", "-1", "+1", "0x1", "1e0", "01", "9" * 40, "' OR '1'='1")
+        return [
+            Reference("own", "entry", str(min(mine.kept))),
+            Reference("foreign", "entry", str(foreign)),
+            Reference("absent", "entry", str(10**15)),
             *(Reference("absent", f"hostile {text[:12]}", text) for text in hostile),
         ]
 

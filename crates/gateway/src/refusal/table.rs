@@ -64,6 +64,7 @@ impl Refusal {
             Self::UpstreamTimeout       => row(504, SERVER, "provider_timeout", "timeout_error", No),
             Self::UpstreamMalformed     => row(502, SERVER, "provider_answer_broken", "api_error", No),
             Self::NotFound              => row(404, INVALID, "not_found", "not_found_error", No),
+            Self::Erased                => row(410, INVALID, "content_erased", "not_found_error", No),
             Self::MethodNotAllowed {..} => row(405, INVALID, "method_not_allowed", INVALID, No),
             Self::UnsupportedMedia      => row(415, INVALID, "unsupported_media_type", INVALID, No),
             Self::Draining              => row(503, SERVER, "shutting_down", "overloaded_error", After(1)),
@@ -137,6 +138,7 @@ impl Refusal {
             Self::UpstreamTimeout => "the provider did not answer in time",
             Self::UpstreamMalformed => "the provider's answer broke off or was not understood",
             Self::NotFound => "not found",
+            Self::Erased => "this content was erased for good; its entry stays",
             Self::MethodNotAllowed { allow } => {
                 return format!("method not allowed; use {allow}").into();
             }

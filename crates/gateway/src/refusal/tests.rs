@@ -22,7 +22,7 @@ fn facts(unit: Unit) -> QuotaFacts {
 /// One of every variant. `place` does not compile when a variant is missing.
 fn all() -> Vec<Refusal> {
     use Refusal::{
-        AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining,
+        AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining, Erased,
         Forbidden, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential,
         NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended, TenantBusy,
         TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia, UpstreamMalformed,
@@ -69,6 +69,7 @@ fn all() -> Vec<Refusal> {
         UpstreamTimeout,
         UpstreamMalformed,
         NotFound,
+        Erased,
         MethodNotAllowed { allow: "GET, POST" },
         UnsupportedMedia,
         Draining,
@@ -114,6 +115,7 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::TenantBusy { .. } => 26,
         Refusal::ProviderBusy { .. } => 27,
         Refusal::DiskShort => 28,
+        Refusal::Erased => 29,
     }
 }
 

@@ -244,7 +244,9 @@ impl Kernel {
                 resident.id
             )));
         }
-        self.truncate_log(&place).await
+        self.truncate_log(&place).await?;
+        // What a repair has set aside holds the key as well.
+        self.drop_evidence(resident, 0)
     }
 
     /// The second step: an entry for each key that was destroyed; then its name goes too.

@@ -8,7 +8,9 @@ use store::{Place, ReadTx, StoreError, WriteTx};
 use vault::tlog::{Checkpoint, Edge, Hash, LogKey, SignedCheckpoint};
 
 use super::log::{Log, Regrown, Trusted};
-use super::salvage::{AUDIT, IN_FORCE, KEYS, LEDGER, OUTBOX, SECRETS, TILES, Table};
+use super::salvage::{
+    AUDIT, CONTENT, IN_FORCE, KEYS, LEDGER, OUTBOX, PERSON_KEYS, SECRETS, TILES, Table,
+};
 use super::{Kept, REPAIR};
 use crate::audit::Entry;
 use crate::audit::seen::Seen as Head;
@@ -109,7 +111,7 @@ impl Kernel {
             kept.note(table, whole, first);
         }
         // What changes is taken from one place only, unless a part of it cannot be read there.
-        for table in [&KEYS, &SECRETS, &OUTBOX, &IN_FORCE] {
+        for table in [&KEYS, &SECRETS, &OUTBOX, &IN_FORCE, &PERSON_KEYS, &CONTENT] {
             if kept.whole.contains(table.name) {
                 continue;
             }

@@ -85,6 +85,25 @@ pub(crate) static OUTBOX: Table = Table {
     ],
 };
 
+/// Never in a copy: a key that is destroyed must lie nowhere else.
+pub(crate) static PERSON_KEYS: Table = Table {
+    name: "person_key",
+    key: "number",
+    columns: &[
+        "number",
+        "kind",
+        "name",
+        "sealed",
+        "created_ms",
+        "erased_ms",
+    ],
+};
+/// Never in a copy: without its key it is of no use.
+pub(crate) static CONTENT: Table = Table {
+    name: "audit_content",
+    key: "rowid",
+    columns: &["seq", "part", "key", "sent_seq", "sealed"],
+};
 pub(crate) static IN_FORCE: Table = Table {
     name: "in_force",
     key: "rowid",

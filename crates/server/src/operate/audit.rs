@@ -129,7 +129,12 @@ impl Office {
 
 impl Office {
     /// A log that does not verify puts its tenant out of service: what it says cannot be believed.
-    fn audit_fault(&self, operator: &Operator, tenant: &Tenant, error: AuditError) -> Fault {
+    pub(super) fn audit_fault(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        error: AuditError,
+    ) -> Fault {
         match error {
             AuditError::Kernel(error) => fault(error),
             AuditError::Log(what) => {
