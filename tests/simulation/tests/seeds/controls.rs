@@ -1,7 +1,7 @@
 //! What must be found: a simulation that finds nothing proves nothing.
 
 use crate::disk::DiskFaults;
-use crate::plan::{Ends, Plan};
+use crate::plan::{Ends, Plan, When};
 use crate::run::run;
 
 /// Seeds within which each control must be caught.
@@ -26,7 +26,7 @@ fn a_disk_that_lies_about_its_syncs_is_found() {
             lies: true,
             ..DiskFaults::default()
         };
-        plan.ends = Ends::PowerCut(None);
+        plan.ends = Ends::PowerCut(When::AtRest);
     };
     let found = caught(lies, "a finished answer has 0 finished rows");
     assert!(found > SEEDS / 4, "found in {found} of {SEEDS} seeds");

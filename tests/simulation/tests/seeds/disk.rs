@@ -20,6 +20,8 @@ pub(crate) struct DiskFaults {
     pub(crate) failing_write: Option<u64>,
     /// The sync, counted from 1, that fails.
     pub(crate) failing_sync: Option<u64>,
+    /// In a power cut it may lose a write and keep a later one.
+    pub(crate) reorders: bool,
     /// Says yes to a sync and does nothing: the control that must be caught.
     pub(crate) lies: bool,
 }
@@ -118,17 +120,21 @@ impl Disk {
             }
         }
         // Many cuts take all: what the product promised must not need luck.
-        let keeps = [0, 50, 100][rng.weighted(&[3, 4, 1])];
-        for write in &self.unsynced {
+        let kept = [0, rng.index(self.unsynced.len() + 1)][rng.index(2)];
+        for (index, write) in self.unsynced.iter().enumerate() {
             let Some(file) = open.get(&write.inode) else {
                 continue;
             };
-            if rng.percent(keeps) {
+            let (whole, torn) = if self.faults.reorders {
+                (rng.percent(50), rng.percent(50))
+            } else {
+                (index < kept, index == kept && kept > 0)
+            };
+            let sectors = rng.index(write.after.len() / SECTOR + 1);
+            if whole {
                 file.write_all_at(&write.after, write.offset)?;
-            } else if keeps > 0 && rng.percent(50) {
-                let sectors = rng.index(write.after.len() / SECTOR + 1);
-                let torn = &write.after[..sectors * SECTOR];
-                file.write_all_at(torn, write.offset)?;
+            } else if torn {
+                file.write_all_at(&write.after[..sectors * SECTOR], write.offset)?;
             }
         }
         Ok(())

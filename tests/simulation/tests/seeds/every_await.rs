@@ -3,7 +3,7 @@
 use base::Timestamp;
 
 use crate::disk::DiskFaults;
-use crate::plan::{CallPlan, Ends, Leaves, Plan, Speaks, Wrong};
+use crate::plan::{CallPlan, Ends, Leaves, Plan, Speaks, When, Wrong};
 use crate::world::Pace;
 use crate::{outcome, say};
 
@@ -19,6 +19,7 @@ fn one_call(speaks: Speaks, stream: bool, model: &'static str) -> Plan {
         maintains: false,
         gentle: true,
         miscounts: false,
+        line: (3, 4),
         calls: vec![CallPlan {
             tenant: 0,
             at_ms: 0,
@@ -91,6 +92,12 @@ fn a_client_may_leave_at_every_await() {
         );
         for left in 0..polls {
             for when_woken in [false, true] {
+                // What was left behind is looked for at rest; what was written, after a power cut too.
+                plan.ends = if when_woken {
+                    Ends::PowerCut(When::AtRest)
+                } else {
+                    Ends::Closed
+                };
                 plan.calls[0].leaves = Some(Leaves {
                     polls: left,
                     when_woken,
@@ -107,5 +114,33 @@ fn a_client_may_leave_at_every_await() {
     }
     say(&format!(
         "{runs} runs, one for each await at which a client can leave, before and after it wakes"
+    ));
+}
+
+#[test]
+fn the_process_may_die_at_every_event() {
+    let mut runs = 0;
+    for (index, mut plan) in scenarios().into_iter().enumerate() {
+        plan.seed += 1;
+        plan.ends = Ends::Killed(When::AtRest);
+        let whole = outcome(&plan).unwrap_or_else(|failure| panic!("scenario {index}: {failure}"));
+        for event in 1..=whole.events {
+            for ends in [
+                Ends::Killed(When::Event(event)),
+                Ends::PowerCut(When::Event(event)),
+            ] {
+                // Either of them at every second event.
+                if (event % 2 == 0) == ends.is_power_cut() {
+                    plan.ends = ends;
+                    runs += 1;
+                    if let Err(failure) = outcome(&plan) {
+                        panic!("scenario {index}, {ends:?}: {failure}");
+                    }
+                }
+            }
+        }
+    }
+    say(&format!(
+        "{runs} runs, one for each event at which the process can die"
     ));
 }

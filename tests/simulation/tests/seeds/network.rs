@@ -84,7 +84,7 @@ impl Network {
     }
 
     /// What a provider does with a request, decided by the call and by how often it was seen before.
-    fn meet(&self, ask: &Ask) -> (usize, Script) {
+    fn meet(&self, ask: &Ask) -> (Option<usize>, Script) {
         let call: usize = ask.nonce[NONCE.len()..ask.nonce.len() - 1].parse().unwrap();
         let journal_write = self.world.with_disk(|disk| disk.writes);
         let mut state = self.state();
@@ -97,6 +97,10 @@ impl Network {
         let mut script = script(&mut rng, ask, self.gentle);
         if let Some((_, output)) = script.truth.said.as_mut().filter(|_| self.miscounts) {
             *output += 1;
+        }
+        // What a provider meets after the process has died, it does not meet.
+        if self.world.is_dead() {
+            return (None, script);
         }
         state.sightings.push(Sighting {
             call,
@@ -112,7 +116,15 @@ impl Network {
             call as u64,
             u64::from(script.truth.status),
         );
-        (place, script)
+        (Some(place), script)
+    }
+
+    fn emitted(&self, place: Option<usize>, bytes: usize) {
+        if let Some(place) = place.filter(|_| !self.world.is_dead()) {
+            self.state().sightings[place].emitted += bytes;
+            self.world
+                .note("provider sends", place as u64, bytes as u64);
+        }
     }
 }
 
@@ -167,7 +179,7 @@ struct Peer {
 }
 
 struct Met {
-    place: usize,
+    place: Option<usize>,
     takes: Option<usize>,
     complete: bool,
     pieces: VecDeque<(Duration, Vec<u8>)>,
@@ -277,11 +289,8 @@ impl AsyncRead for Peer {
             if bytes.is_empty() {
                 met.pieces.pop_front();
             }
-            peer.network.state().sightings[met.place].emitted += taken;
             if taken > 0 {
-                peer.network
-                    .world
-                    .note("provider sends", met.place as u64, taken as u64);
+                peer.network.emitted(met.place, taken);
                 return Poll::Ready(Ok(()));
             }
         }

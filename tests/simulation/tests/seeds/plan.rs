@@ -70,10 +70,35 @@ pub(crate) enum Deed {
 pub(crate) enum Ends {
     /// Everything has come to rest and the kernel is closed.
     Closed,
-    /// It is killed: what was written is there. At a time, or at rest.
-    Killed(Option<u64>),
+    /// It is killed: what was written is there.
+    Killed(When),
     /// The power fails: what was not synced may be gone.
-    PowerCut(Option<u64>),
+    PowerCut(When),
+}
+
+/// The moment of a violent end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum When {
+    /// Nothing is under way any more.
+    AtRest,
+    /// So many milliseconds after the start.
+    Time(u64),
+    /// At this event of the trace, in the middle of whatever it stands in; at rest where there are fewer.
+    Event(u64),
+}
+
+impl Ends {
+    /// When, of a violent end.
+    pub(crate) fn when(self) -> Option<When> {
+        match self {
+            Self::Closed => None,
+            Self::Killed(when) | Self::PowerCut(when) => Some(when),
+        }
+    }
+
+    pub(crate) fn is_power_cut(self) -> bool {
+        matches!(self, Self::PowerCut(_))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +112,8 @@ pub(crate) struct Plan {
     pub(crate) gentle: bool,
     /// The simulated provider's own ledger is wrong: the control that must be caught.
     pub(crate) miscounts: bool,
+    /// Calls that a provider answers at once, and that wait for it.
+    pub(crate) line: (u32, u32),
     pub(crate) calls: Vec<CallPlan>,
     pub(crate) deeds: Vec<(u64, Deed)>,
     pub(crate) ends: Ends,
@@ -95,6 +122,9 @@ pub(crate) struct Plan {
 /// The models of the catalog. The last is read to its end when its client leaves.
 pub(crate) const MODELS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
 pub(crate) const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
+
+/// Of a hundred disks, those that may lose a write and keep a later one.
+const REORDERS: u64 = 0;
 
 /// Days and months end soon after these.
 const BEGINNINGS: [&str; 4] = [
@@ -110,7 +140,7 @@ impl Plan {
         let begins = BEGINNINGS[rng.weighted(&[5, 2, 1, 1])];
         let crowd =
             [rng.within(1, 3), rng.within(3, 9), rng.within(9, 16)][rng.weighted(&[4, 5, 1])];
-        let bustle = [0, 40, 800, 8_000][rng.index(4)];
+        let bustle = [0, 40, 800, 8_000][rng.weighted(&[3, 3, 2, 1])];
         let calls = (0..crowd).map(|_| call(rng, bustle)).collect();
         let faults = match rng.below(10) {
             0 => DiskFaults {
@@ -123,15 +153,22 @@ impl Plan {
             },
             _ => DiskFaults::default(),
         };
+        let faults = DiskFaults {
+            reorders: rng.percent(REORDERS),
+            ..faults
+        };
         let span = [60, 2_000, 12_000][rng.index(3)];
-        let at = Some(rng.within(0, span));
+        let when = match rng.below(10) {
+            0..3 => When::AtRest,
+            3..5 => When::Time(rng.within(0, span)),
+            _ => When::Event(rng.within(8, 40 + 16 * crowd)),
+        };
         let ends = match rng.below(10) {
             0..3 => Ends::Closed,
-            3 => Ends::Killed(None),
-            4 => Ends::PowerCut(None),
-            5..7 => Ends::Killed(at),
-            _ => Ends::PowerCut(at),
+            3..6 => Ends::Killed(when),
+            _ => Ends::PowerCut(when),
         };
+        let slots = [1, 2, 3][rng.index(3)];
         Self {
             seed,
             pace: [Pace::Prompt, Pace::Mixed][rng.index(2)],
@@ -140,6 +177,7 @@ impl Plan {
             maintains: rng.percent(50),
             gentle: rng.percent(15),
             miscounts: false,
+            line: (slots, [1, 4][rng.index(2)]),
             calls,
             deeds: deeds(rng),
             ends,

@@ -71,7 +71,7 @@ pub(crate) fn script(rng: &mut Rng, ask: &Ask, gentle: bool) -> Script {
     if faulty && rng.percent(25) {
         return refuses(rng, ask);
     }
-    let says = if faulty && rng.percent(20) {
+    let says = if !gentle && rng.percent(12) {
         [Says::Nothing, Says::Less, Says::Fraction, Says::Absurd][rng.index(4)]
     } else {
         Says::Truly
@@ -97,6 +97,13 @@ pub(crate) fn script(rng: &mut Rng, ask: &Ask, gentle: bool) -> Script {
         spoil(rng, &mut script);
     }
     pace(rng, &mut script, faulty);
+    if faulty && rng.percent(8) {
+        // Behind it comes an answer that nobody asked for: whoever used the connection again would read it.
+        let more = openai_whole(ask, &words(ask, 2), Says::Truly, (1, 2));
+        script
+            .pieces
+            .extend(whole(&more, Says::Truly, (1, 2)).pieces);
+    }
     script
 }
 
@@ -147,14 +154,14 @@ fn refuses(rng: &mut Rng, ask: &Ask) -> Script {
 /// Cuts the answer at a byte, or puts something else into it.
 fn spoil(rng: &mut Rng, script: &mut Script) {
     let mut bytes = all(script);
-    match rng.index(6) {
+    match rng.index(5) {
         // It stays whole; its speed or its numbers are wrong enough.
         0 | 1 => return,
         2 | 3 => {
             bytes.truncate(rng.index(bytes.len()));
             script.end = [End::Closes, End::Breaks, End::Hangs][rng.index(3)];
         }
-        4 => {
+        _ => {
             let at = rng.index(bytes.len());
             let garbage: Vec<u8> = (0..rng.within(1, 40))
                 .map(|_| rng.next().to_le_bytes()[0])
@@ -163,11 +170,6 @@ fn spoil(rng: &mut Rng, script: &mut Script) {
             bytes[at..end].copy_from_slice(&garbage[..end - at]);
             script.truth.sound = false;
             script.truth.said = None;
-        }
-        _ => {
-            // Bytes behind the answer that nobody asked for.
-            bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-            script.end = End::Closes;
         }
     }
     script.pieces = vec![(Duration::ZERO, bytes)];

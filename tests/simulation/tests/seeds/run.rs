@@ -1,9 +1,9 @@
 //! One run: a life of the process, its end, and what the next one finds.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use base::RequestId;
+use base::{Clock, RequestId};
 use gateway::Gateway;
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::Quota;
@@ -16,9 +16,9 @@ use crate::client::{Client, Fate, call};
 use crate::disk::{Disk, DiskFaults};
 use crate::home::{Home, Template, gateway, open, runtime};
 use crate::network::{Network, Sighting};
-use crate::plan::{Deed, Ends, Plan, TENANTS};
+use crate::plan::{Deed, Ends, Plan, TENANTS, When};
 use crate::rng::Rng;
-use crate::world::{Pace, World, rest};
+use crate::world::{Pace, WallClock, World, rest};
 
 /// What one run showed.
 pub(crate) struct Outcome {
@@ -56,17 +56,16 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         let world = World::new(plan.seed, 0, plan.begins, plan.pace, plan.faults);
         let (left, copy) = live(plan, &world, &home, &template.tokens).await;
         let seen = (world.digest(), world.moment(), world.tail());
-        let now = kernel_clock(&world);
-        world.die();
+        let now = WallClock(Arc::clone(&world)).now();
+        world.bury();
         (left, seen.0, seen.1, seen.2, now, copy)
     });
     drop(first);
-    let home = copy.unwrap_or(home);
     let mut rows = 0;
     let second = runtime();
     let problems = second.block_on(async {
         let world = World::new(plan.seed, 1, ends_at, Pace::Prompt, DiskFaults::default());
-        let problems = match open(&home, &world).await {
+        let problems = match open(&copy, &world).await {
             Ok((kernel, operator)) => {
                 let found = check::all(plan, &left, &kernel, &operator).await;
                 rows = found.rows;
@@ -74,7 +73,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
             }
             Err(error) => vec![format!("the kernel does not open again: {error}")],
         };
-        world.die();
+        world.bury();
         problems
     });
     drop(second);
@@ -90,17 +89,25 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     }
 }
 
-fn kernel_clock(world: &Arc<World>) -> base::Timestamp {
-    base::Clock::now(&crate::world::WallClock(Arc::clone(world)))
+/// What is noted while the process lives, to be read when it is dead.
+struct Notes {
+    problems: Mutex<Vec<String>>,
+    fates: Mutex<Vec<Option<Fate>>>,
+    spent: Mutex<Option<Vec<i128>>>,
+    network: OnceLock<Arc<Network>>,
 }
 
-type Problems = Arc<Mutex<Vec<String>>>;
-
-fn tell(problems: &Problems, problem: String) {
-    let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
-    if problems.len() < 20 {
-        problems.push(problem);
+impl Notes {
+    fn tell(&self, problem: String) {
+        let mut problems = lock(&self.problems);
+        if problems.len() < 20 {
+            problems.push(problem);
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Everything of the first life that is alive.
@@ -110,37 +117,95 @@ struct Life {
     gateway: Arc<Gateway>,
     network: Arc<Network>,
     tenants: Vec<Tenant>,
-    problems: Problems,
+    notes: Arc<Notes>,
 }
 
-async fn live(
+/// The first life. What it leaves on disk is a directory of its own.
+async fn live(plan: &Plan, world: &Arc<World>, home: &Home, tokens: &[String]) -> (Left, Home) {
+    let notes = Arc::new(Notes {
+        problems: Mutex::default(),
+        fates: Mutex::new(vec![None; plan.calls.len()]),
+        spent: Mutex::default(),
+        network: OnceLock::new(),
+    });
+    let remains: Arc<Mutex<Option<Home>>> = Arc::default();
+    let at = match plan.ends.when() {
+        Some(When::Event(event)) => event,
+        _ => u64::MAX,
+    };
+    world.end_at(at, end(plan, home, &remains));
+    tokio::select! {
+        biased;
+        // Whatever is dropped from here on is dropped in a process that is dead.
+        () = world.died() => {}
+        () = lives(plan, world, home, tokens, &notes) => {}
+    }
+    world.end_now();
+    let mut left = Left {
+        fates: std::mem::take(&mut lock(&notes.fates)),
+        ids: vec![None; plan.calls.len()],
+        sightings: notes
+            .network
+            .get()
+            .map(|network| network.sightings())
+            .unwrap_or_default(),
+        stable: Vec::new(),
+        failed_at: world.failed_at(),
+        spent: lock(&notes.spent).take(),
+        problems: std::mem::take(&mut lock(&notes.problems)),
+    };
+    let sightings = &left.sightings;
+    left.stable = world.with_disk(|disk| {
+        let stable = sightings
+            .iter()
+            .map(|seen| disk.is_stable(seen.journal_write));
+        stable.collect()
+    });
+    for (call, bits) in world.drawn() {
+        left.ids[call].get_or_insert_with(|| RequestId::from_random(bits).as_str().to_owned());
+    }
+    let copy = lock(&remains).take().unwrap();
+    (left, copy)
+}
+
+/// Takes what a kill or a power cut leaves at the moment at which it is called.
+fn end(
+    plan: &Plan,
+    home: &Home,
+    remains: &Arc<Mutex<Option<Home>>>,
+) -> Box<dyn FnOnce(&Disk) + Send> {
+    let (data, remains) = (home.data(), Arc::clone(remains));
+    let (power_cut, seed) = (plan.ends.is_power_cut(), plan.seed);
+    Box::new(move |disk| {
+        let copy = Home::copy_of(&data);
+        if power_cut {
+            let (journal, its_copy) = (data.join("journal"), copy.data().join("journal"));
+            disk.cut_power(&journal, &its_copy, &mut Rng::new(seed, 11))
+                .unwrap();
+        }
+        *lock(&remains) = Some(copy);
+    })
+}
+
+async fn lives(
     plan: &Plan,
     world: &Arc<World>,
     home: &Home,
     tokens: &[String],
-) -> (Left, Option<Home>) {
-    let problems = Problems::default();
-    let mut left = Left {
-        fates: vec![None; plan.calls.len()],
-        ids: vec![None; plan.calls.len()],
-        sightings: Vec::new(),
-        stable: Vec::new(),
-        failed_at: None,
-        spent: None,
-        problems: Vec::new(),
-    };
+    notes: &Arc<Notes>,
+) {
     let (kernel, operator) = match open(home, world).await {
         Ok(opened) => opened,
         Err(error) => {
             if !world.with_disk(|disk| disk.failed) {
-                left.problems
-                    .push(format!("the kernel does not open: {error}"));
+                notes.tell(format!("the kernel does not open: {error}"));
             }
-            return (left, Some(home.copy()));
+            return;
         }
     };
     let network = Network::new(world, plan);
-    let gateway = gateway(kernel.clone(), &network);
+    let network = Arc::clone(notes.network.get_or_init(|| network));
+    let gateway = gateway(kernel.clone(), &network, plan.line);
     let tenant = |id: &&str| kernel.tenant(&operator, &id.parse().unwrap()).unwrap();
     let tenants: Vec<_> = TENANTS.iter().map(tenant).collect();
     let life = Life {
@@ -149,7 +214,7 @@ async fn live(
         gateway,
         network,
         tenants,
-        problems,
+        notes: Arc::clone(notes),
     };
     if plan.maintains {
         life.kernel.start_maintenance();
@@ -157,40 +222,30 @@ async fn live(
     let mut clients = life.clients(plan, world, tokens);
     let all = async {
         while let Some(done) = clients.join_next().await {
-            match done {
-                Ok((number, fate)) => left.fates[number] = Some(fate),
-                Err(error) => tell(&life.problems, format!("a client's task died: {error}")),
+            if let Err(error) = done {
+                notes.tell(format!("a client's task died: {error}"));
             }
         }
     };
     let deeds = life.deeds(plan, world);
-    let both = async { tokio::join!(all, deeds) };
-    let ends = match plan.ends {
-        Ends::Killed(at) | Ends::PowerCut(at) => at,
-        Ends::Closed => None,
+    let both = async {
+        tokio::join!(all, deeds);
     };
-    match ends {
-        Some(at) => drop(tokio::time::timeout(Duration::from_millis(at), both).await),
-        None => drop(both.await),
+    if let Some(When::Time(at)) = plan.ends.when() {
+        drop(tokio::time::timeout(Duration::from_millis(at), both).await);
+        world.end_now();
+        return;
     }
-    let at_rest = ends.is_none();
-    if at_rest {
-        life.rest(plan, world, &mut left).await;
+    both.await;
+    life.rest(plan, world).await;
+    if plan.ends == Ends::Closed {
+        life.kernel.close(Duration::from_secs(30)).await;
     }
-    let copy = life.end(plan, world, home, &mut left).await;
-    // Whatever is dropped from here on is dropped in a process that is dead.
-    clients.abort_all();
-    drop((clients, life));
-    (left, copy)
+    world.end_now();
 }
 
 impl Life {
-    fn clients(
-        &self,
-        plan: &Plan,
-        world: &Arc<World>,
-        tokens: &[String],
-    ) -> JoinSet<(usize, Fate)> {
+    fn clients(&self, plan: &Plan, world: &Arc<World>, tokens: &[String]) -> JoinSet<()> {
         let mut clients = JoinSet::new();
         let look = self.look();
         for (number, call_plan) in plan.calls.iter().enumerate() {
@@ -199,15 +254,19 @@ impl Life {
                 Arc::clone(world),
                 tokens[call_plan.tenant].clone(),
             );
-            let (plan, look) = (call_plan.clone(), Arc::clone(&look));
+            let (plan, look, notes) = (
+                call_plan.clone(),
+                Arc::clone(&look),
+                Arc::clone(&self.notes),
+            );
             clients.spawn(async move {
                 rest(Duration::from_millis(plan.at_ms)).await;
                 let leaves = plan.leaves;
                 let work = call(gw, Arc::clone(&world), plan, number, token);
-                (
-                    number,
-                    Client::new(work, leaves, number, &world, &look).await,
-                )
+                let fate = Client::new(work, leaves, number, &world, &look).await;
+                if !world.is_dead() {
+                    lock(&notes.fates)[number] = Some(fate);
+                }
             });
         }
         clients
@@ -216,7 +275,7 @@ impl Life {
     /// What must hold at every moment: what is settled and held passes no limit.
     fn look(&self) -> Arc<dyn Fn() + Send + Sync> {
         let tenants = self.tenants.clone();
-        let problems = Arc::clone(&self.problems);
+        let notes = Arc::clone(&self.notes);
         Arc::new(move || {
             for tenant in &tenants {
                 for gauge in tenant.quotas().tenant.iter() {
@@ -224,10 +283,7 @@ impl Life {
                         .limit
                         .is_some_and(|limit| gauge.used + gauge.held > limit)
                     {
-                        tell(
-                            &problems,
-                            format!("{} passes a limit: {gauge:?}", tenant.id()),
-                        );
+                        notes.tell(format!("{} passes a limit: {gauge:?}", tenant.id()));
                     }
                 }
             }
@@ -278,7 +334,7 @@ impl Life {
     }
 
     /// Waits until nothing is under way, and looks whether anything was left behind.
-    async fn rest(&self, plan: &Plan, world: &World, left: &mut Left) {
+    async fn rest(&self, plan: &Plan, world: &World) {
         // Longer than any answer is read on, and than a connection is kept.
         tokio::time::sleep(Duration::from_secs(60)).await;
         self.gateway.sweep();
@@ -313,58 +369,8 @@ impl Life {
             .deeds
             .iter()
             .any(|(_, deed)| matches!(deed, Deed::ClockJumps(_)));
-        left.spent = (!jumped).then(|| self.tenants.iter().map(month).collect());
+        *lock(&self.notes.spent) = (!jumped).then(|| self.tenants.iter().map(month).collect());
         world.note("at rest", leaks.len() as u64, 0);
-        leaks
-            .into_iter()
-            .for_each(|leak| tell(&self.problems, leak));
-    }
-
-    /// Ends the process in the way that the plan says. What it leaves on disk, where that is not what lies there.
-    async fn end(
-        &self,
-        plan: &Plan,
-        world: &Arc<World>,
-        home: &Home,
-        left: &mut Left,
-    ) -> Option<Home> {
-        left.failed_at = world.failed_at();
-        left.sightings = self.network.sightings();
-        let stable = |disk: &mut Disk| {
-            left.sightings
-                .iter()
-                .map(|seen| disk.is_stable(seen.journal_write))
-                .collect()
-        };
-        left.stable = world.with_disk(stable);
-        for (call, bits) in world.drawn() {
-            left.ids[call].get_or_insert_with(|| RequestId::from_random(bits).as_str().to_owned());
-        }
-        let problems =
-            std::mem::take(&mut *self.problems.lock().unwrap_or_else(PoisonError::into_inner));
-        left.problems.extend(problems);
-        match plan.ends {
-            Ends::Closed => {
-                self.kernel.close(Duration::from_secs(30)).await;
-                world.die();
-                Some(home.copy())
-            }
-            Ends::Killed(_) => {
-                let copy = home.copy();
-                world.die();
-                Some(copy)
-            }
-            Ends::PowerCut(_) => {
-                let copy = home.copy();
-                let (journal, its_copy) =
-                    (home.data().join("journal"), copy.data().join("journal"));
-                let mut rng = Rng::new(plan.seed, 11);
-                world
-                    .with_disk(|disk| disk.cut_power(&journal, &its_copy, &mut rng))
-                    .unwrap();
-                world.die();
-                Some(copy)
-            }
-        }
+        leaks.into_iter().for_each(|leak| self.notes.tell(leak));
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use base::{Clock, Timestamp};
@@ -45,6 +47,10 @@ struct State {
     disk: Disk,
     /// The process has died: nothing that it does reaches the disk any more.
     dead: bool,
+    /// Who waits for its death.
+    mourner: Option<Waker>,
+    /// What is done at an event of the trace: the end of the process.
+    end: Option<(u64, End)>,
     /// The moment at which an operation of the disk failed first.
     failed_at: Option<u64>,
     /// Which call's future is being polled.
@@ -53,9 +59,33 @@ struct State {
     drawn: Vec<(usize, [u8; 16])>,
 }
 
+/// Takes what the process leaves, from the disk as it is.
+type End = Box<dyn FnOnce(&Disk) + Send>;
+
 impl State {
+    fn note(&mut self, at_ms: u64, what: &'static str, a: u64, b: u64) {
+        if self.dead {
+            return;
+        }
+        self.trace.note(at_ms, what, a, b);
+        let now = self.trace.count();
+        if self.end.as_ref().is_some_and(|(at, _)| *at <= now) {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.dead = true;
+        if let Some((_, end)) = self.end.take() {
+            end(&self.disk);
+        }
+        if let Some(mourner) = self.mourner.take() {
+            mourner.wake();
+        }
+    }
+
     fn fails(&mut self, at_ms: u64, what: &'static str) {
-        self.trace.note(at_ms, what, 0, 0);
+        self.note(at_ms, what, 0, 0);
         let moment = self.trace.count();
         self.failed_at.get_or_insert(moment);
     }
@@ -84,6 +114,8 @@ impl World {
                 queues: Default::default(),
                 disk: Disk::with(faults),
                 dead: false,
+                mourner: None,
+                end: None,
                 failed_at: None,
                 current: None,
                 drawn: Vec::new(),
@@ -107,7 +139,38 @@ impl World {
 
     pub(crate) fn note(&self, what: &'static str, a: u64, b: u64) {
         let at = self.elapsed_ms();
-        self.state().trace.note(at, what, a, b);
+        self.state().note(at, what, a, b);
+    }
+
+    /// Has the process die at an event of the trace, or when [`World::end_now`] says so.
+    pub(crate) fn end_at(&self, event: u64, end: End) {
+        self.state().end = Some((event, end));
+    }
+
+    /// The process dies now, if it is alive: from here on the disk stays as it is.
+    pub(crate) fn end_now(&self) {
+        let mut state = self.state();
+        if !state.dead {
+            state.end();
+        }
+    }
+
+    /// Returns when the process is dead.
+    pub(crate) async fn died(&self) {
+        poll_fn(|cx| {
+            let mut state = self.state();
+            state.mourner = Some(cx.waker().clone());
+            if state.dead {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state().dead
     }
 
     pub(crate) fn moment(&self) -> u64 {
@@ -131,8 +194,8 @@ impl World {
         self.state().failed_at
     }
 
-    /// The process dies: from here on the disk stays as it is.
-    pub(crate) fn die(&self) {
+    /// Forgets what was still to be done.
+    pub(crate) fn bury(&self) {
         let mut state = self.state();
         state.dead = true;
         let undone: Vec<Work> = state
@@ -217,9 +280,10 @@ impl Stage for World {
         if state.dead {
             return Ok(());
         }
-        state
-            .trace
-            .note(at, "disk writes", offset, bytes.len() as u64);
+        state.note(at, "disk writes", offset, bytes.len() as u64);
+        if state.dead {
+            return Ok(());
+        }
         let done = state.disk.write_at(file, bytes, offset);
         if done.is_err() {
             state.fails(at, "disk write fails");
@@ -237,7 +301,7 @@ impl Stage for World {
         if done.is_err() {
             state.fails(at, "disk sync fails");
         } else {
-            state.trace.note(at, "disk syncs", 0, 0);
+            state.note(at, "disk syncs", 0, 0);
         }
         done
     }
