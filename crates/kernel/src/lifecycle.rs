@@ -329,7 +329,8 @@ impl Kernel {
                 self.record_change(operator, resident, action, BTreeMap::new())
                     .await
             }
-            Err(KernelError::Quarantined(_)) => Ok(()),
+            // Without its keys it is one that an earlier deletion did not bring to its end.
+            Err(KernelError::Quarantined(_) | KernelError::Revoked) => Ok(()),
             Err(other) => Err(other),
         }
     }
@@ -516,6 +517,19 @@ mod tests {
             let entries = tenant.audit_page(0).await.unwrap();
             assert!(entries.iter().any(|row| row.entry.contains(action)));
         }
+    }
+    #[tokio::test]
+    async fn a_deletion_that_failed_behind_the_keys_is_ended_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        drop(begun(&path).await);
+        let (kernel, operator) = crate::fixture::open(&path).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        set_status(tenant.resident(), |_any| true, Status::Deleting);
+        tenant.resident().wrapped.lock().unwrap().take();
+        kernel.delete_tenant(&operator, &tenant).await.unwrap();
+        assert!(kernel.tenant(&operator, &acme()).is_err());
+        assert!(!path.join("tenants/acme").exists());
     }
     #[tokio::test]
     async fn a_deletion_waits_for_a_fold_that_is_under_way() {

@@ -55,10 +55,7 @@ impl Kernel {
                 }
                 Err(KernelError::Busy)
             }
-            Err(KernelError::Quarantined(why)) => {
-                self.quarantine(resident, &why);
-                Err(KernelError::Quarantined(why))
-            }
+            Err(KernelError::Quarantined(why)) => Err(self.out_of_service(resident, why)),
             Err(other) => Err(other),
         }
     }
@@ -415,9 +412,16 @@ impl Kernel {
     }
 
     fn quarantined<T>(&self, resident: &Resident, error: &StoreError) -> Result<T, KernelError> {
-        let why = error.to_string();
+        Err(self.out_of_service(resident, error.to_string()))
+    }
+
+    fn out_of_service(&self, resident: &Resident, why: String) -> KernelError {
+        // A deletion takes the files away under those who still read them: nothing is damaged.
+        if resident.is_dead() {
+            return KernelError::Revoked;
+        }
         self.quarantine(resident, &why);
-        Err(KernelError::Quarantined(why))
+        KernelError::Quarantined(why)
     }
 }
 

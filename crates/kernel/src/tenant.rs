@@ -85,6 +85,12 @@ impl Tenant {
         self.resident.account.load_full()
     }
 
+    /// Whether the tenant is being deleted: its keys are gone or going, and its rows with them.
+    #[must_use]
+    pub fn is_being_deleted(&self) -> bool {
+        self.resident.is_dead()
+    }
+
     /// Settings in force.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {

@@ -2,30 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::sync::Arc;
-
 use base::{Money, Usage, UsageSource};
 use kernel::audit::content::Kept;
 use kernel::audit::level::Level;
 use kernel::audit::notes::Asked;
-use kernel::{
-    Admission, AttemptFacts, Caller, Demand, OpenAttempt, Outcome, Settlement, Tier, Tiers,
-};
-use testkit::TempKernel;
+use kernel::{Admission, Caller, Demand, OpenAttempt, Outcome, Settlement, Tier, Tiers};
+use testkit::{TempKernel, facts};
 
 async fn attempt(home: &TempKernel, caller: &Admission, request: &str) -> OpenAttempt {
-    let trail = home.kernel.open_trail().unwrap();
-    let facts = AttemptFacts {
-        request: *trail.request_id(),
-        attempt: 1,
-        counts_call: true,
-        model: "sim-fast".into(),
-        provider: "sim".into(),
-        provider_model: "sim-fast".into(),
-        ratecard_version: Arc::from("v1"),
-        request_received: [1; 32],
-        request_sent: [2; 32],
-    };
+    let trail = home.kernel.open_trail(None).unwrap();
+    let facts = facts(*trail.request_id(), "sim-fast");
     let asked = Asked {
         operation: "chat.completions",
         streamed: true,

@@ -8,6 +8,7 @@ use store::RecordHead;
 use super::*;
 use crate::fixture::{acme, begun, open, sent};
 use crate::journal_record::Sent;
+use crate::resident::{Account, Status};
 
 /// Records an attempt as sent, as a process does that is killed before it ends.
 fn left_open(kernel: &Kernel, resident: &Resident, hold_pico: i64) {
@@ -57,6 +58,27 @@ async fn what_an_earlier_try_recorded_is_counted_again_and_not_recorded_again() 
     let unknown = |row: &&crate::report::AuditRow| row.entry.contains(r#""outcome":"unknown""#);
     assert_eq!(entries.iter().filter(unknown).count(), 2);
     assert_eq!(tenant.ledger_page(None, None, None).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn files_that_go_with_a_deletion_are_no_damage() {
+    for (status, dead) in [(Status::Deleting, true), (Status::Active, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        drop(begun(&path).await);
+        let (kernel, _operator) = open(&path).await;
+        let acme = resident(&kernel);
+        acme.account.rcu(|account| Account {
+            status,
+            ..account.as_ref().clone()
+        });
+        // As a reader finds it that was let in before.
+        let folder = kernel.root().tenant_dir(&acme.id).unwrap();
+        folder.remove_file("tenant.db").unwrap();
+        let refused = kernel.load(&acme).await.unwrap_err();
+        assert_eq!(matches!(refused, KernelError::Revoked), dead, "{refused}");
+        assert_eq!(acme.quarantine.load().is_none(), dead);
+    }
 }
 
 /// Keeps the one reader of this kernel's databases busy and its queue full until the value is dropped.
