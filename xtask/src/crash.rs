@@ -98,8 +98,8 @@ fn pytest(house: &House, interpreter: &Path, file: &Path) -> Command {
     let mut command = house.command(interpreter);
     command
         .args(["-m", "pytest", "-v", "-s", "-rs", "--color=no"])
-        // Each long test has a bound of its own, by its rounds.
-        .args(["-p", "no:cacheprovider", "--timeout=0"])
+        // Each long test has a bound of its own, by its rounds; and what failed is to be told at once.
+        .args(["-p", "no:cacheprovider", "--timeout=0", "--exitfirst"])
         .arg(file)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1");

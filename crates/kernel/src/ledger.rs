@@ -4,7 +4,6 @@
 //! the journal is work in memory, and giving the record to the operating system a short write: neither needs a task, so `Drop`
 //! does both in place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::{Money, RequestId, Timestamp, TraceId, Usage, UsageSource};
@@ -522,47 +521,22 @@ pub(crate) fn append_settled(
 ) -> Result<Seq, KernelError> {
     let keys = kernel.keys(resident)?;
     let (row, now) = (ended.row, ended.at);
-    let close = |notes: Box<Notes>| notes.close(&keys, &resident.uid, sent_seq);
-    let noted = ended.notes.map(close);
+    let noted = ended
+        .notes
+        .map(|notes| notes.close(&keys, &resident.uid, sent_seq));
     let content = noted.as_ref().and_then(|noted| noted.blobs.clone());
     let commit =
         |digest: &[u8; 32]| vault::digest::hex(&vault::hmac_sha256(&keys.commitment, &[digest]));
     let answer_received = settlement.answer_received.as_ref().map(commit);
     let answer_delivered = settlement.answer_delivered.as_ref().map(commit);
-    let usage = settlement.usage;
     let mut entry = Entry {
-        action: "call_model",
         answer_delivered: answer_delivered.as_deref(),
         answer_received: answer_received.as_deref(),
-        attempt: Some(sent.attempt),
         call: noted.as_ref().map(|noted| noted.call.as_str()),
-        config: Some(&sent.config),
         content: noted.as_ref().and_then(|noted| noted.named.as_deref()),
-        cost_usd: settlement.cost.map(|cost| cost.to_string()),
-        decision: "allow",
-        detail: BTreeMap::new(),
-        model: Some(&sent.model),
-        outcome: Some(settlement.outcome.as_str()),
-        person: sent.person.as_deref(),
-        policy_version: Some(&sent.policy_version),
-        provider: Some(&sent.provider),
-        provider_model: Some(&sent.provider_model),
-        quotas: Limits::Stood(&sent.limits),
-        ratecard_version: Some(&sent.ratecard_version),
-        region: sent.region.as_deref(),
-        request_id: Some(&sent.request_id),
-        request_received: Some(&sent.request_received),
-        request_sent: Some(&sent.request_sent),
-        role: Some(&sent.role),
-        rule: Some("role may call models; model is visible"),
         tenant: resident.id.as_str(),
         time: now.to_string(),
-        token: Some(&sent.token),
-        tokens_in: usage.map(|usage| usage.tokens_in()),
-        tokens_out: usage.map(|usage| usage.tokens_out()),
-        trace_id: sent.trace_id.as_deref(),
-        usage_source: Some(settlement.usage_source.as_str()),
-        ..Entry::default()
+        ..called(sent, settlement)
     };
     let head = RecordHead {
         kind: RecordKind::Settled,
@@ -593,4 +567,36 @@ pub(crate) fn append_settled(
         })
         .map_err(|_| KernelError::JournalDown)
         .inspect(|seq| kernel.release_if_dead(resident, &[sent_seq, *seq]))
+}
+
+/// What the entry of an attempt says of the attempt itself.
+fn called<'a>(sent: &'a Sent, settlement: &'a Settlement) -> Entry<'a> {
+    let usage = settlement.usage;
+    Entry {
+        action: "call_model",
+        attempt: Some(sent.attempt),
+        config: Some(&sent.config),
+        cost_usd: settlement.cost.map(|cost| cost.to_string()),
+        decision: "allow",
+        model: Some(&sent.model),
+        outcome: Some(settlement.outcome.as_str()),
+        person: sent.person.as_deref(),
+        policy_version: Some(&sent.policy_version),
+        provider: Some(&sent.provider),
+        provider_model: Some(&sent.provider_model),
+        quotas: Limits::Stood(&sent.limits),
+        ratecard_version: Some(&sent.ratecard_version),
+        region: sent.region.as_deref(),
+        request_id: Some(&sent.request_id),
+        request_received: Some(&sent.request_received),
+        request_sent: Some(&sent.request_sent),
+        role: Some(&sent.role),
+        rule: Some("role may call models; model is visible"),
+        token: Some(&sent.token),
+        tokens_in: usage.map(|usage| usage.tokens_in()),
+        tokens_out: usage.map(|usage| usage.tokens_out()),
+        trace_id: sent.trace_id.as_deref(),
+        usage_source: Some(settlement.usage_source.as_str()),
+        ..Entry::default()
+    }
 }

@@ -27,6 +27,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
+            value = getattr(value, "gateway", value)
             if isinstance(value, Gateway):
                 report.sections.append(("gateway stderr", value.output()))
                 report.sections.append(("gateway.log", value.log_text()[-6_000:]))

@@ -19,7 +19,13 @@ from deployment import Gateway, Tenant
 VERIFIER = Path(__file__).parents[2] / "audit_verifier" / "verify.py"
 # Quotas that the load runs into.
 LIMITED = ("concurrent_requests", "requests_per_minute", "cost_per_day_usd")
-ENDS_OF_ERRORS = {"refused by the provider": ("failed",), "broken off": ("broken", "unknown"), "error within": ("broken",)}
+ENDS_OF_ERRORS = {
+    "refused by the provider": ("failed",),
+    "broken off": ("broken", "unknown"),
+    "error within": ("broken",),
+    # Where the budget of retries is used up.
+    "fallback": ("failed",),
+}
 # What may stand on the row of a call whose end nobody saw: it was under way at a kill, or its client or its authority left.
 OPEN_ENDS = {"finished", "unknown", "abandoned", "broken", "failed"}
 
@@ -80,6 +86,7 @@ class Totals:
     rows: int = 0
     seen: int = 0
     refusals: int = 0
+    turned_away: int = 0
     unknown: int = 0
     checkpoints: int = 0
     billed: Decimal = Decimal(0)
@@ -183,6 +190,11 @@ class Books:
                 assert key not in attempts, f"{key} has two entries"
                 attempts[key] = entry
         by_row = {(row["request_id"], row["attempt"]): row for row in self.rows}
+        # Of what was stopped before its first byte left there is an entry that says so, and no row.
+        unsent = {key for key, entry in attempts.items() if entry["outcome"] == "not_sent"}
+        steady = {call.request_id for call in self.calls if call.steady and not call.kind.leaves}
+        assert not {request for request, _ in unsent} & steady, f"not sent: {unsent}"
+        attempts = {key: entry for key, entry in attempts.items() if key not in unsent}
         assert attempts.keys() == by_row.keys(), f"rows and entries differ: {sorted(attempts.keys() ^ by_row.keys())[:5]}"
         for key, entry in attempts.items():
             row = by_row[key]
@@ -209,6 +221,10 @@ class Books:
             assert self.denied[call.request_id] == 1, f"{self.denied[call.request_id]} entries of {call}"
             totals.refusals += 1
             return
+        if call.turned_away:
+            assert not rows and call.request_id not in self.denied, (call, rows)
+            totals.turned_away += 1
+            return
         if call.shut_out:
             return
         if call.end is None:
@@ -223,7 +239,7 @@ class Books:
             left = not call.steady and outcomes[0][0] == "abandoned"
             assert left or outcomes[0][0] in ENDS_OF_ERRORS.get(call.kind.name, ()), f"{call}: {rows}"
             return
-        assert call.kind.name in ("plain", "fallback", "left"), f"a good end of {call}"
+        assert call.kind.name in ("plain", "fallback") or call.kind.leaves, f"a good end of {call}"
         expected = [("finished", "sim-fast")]
         if call.kind.name == "fallback":
             expected = [("failed", "sim-fast"), ("finished", "sim-large")]

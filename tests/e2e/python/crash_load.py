@@ -141,6 +141,11 @@ class Call:
         return self.status in (400, 404) or (self.status == 429 and "provider" not in self.text)
 
     @property
+    def turned_away(self) -> bool:
+        """Before it was admitted, because its tenant was not open yet and could not be opened at that moment."""
+        return self.status == 503 and "cannot record" in self.text
+
+    @property
     def shut_out(self) -> bool:
         """Its authority had ended, or ended under it."""
         return self.status in (401, 403)

@@ -24,6 +24,8 @@ COUNT = int(os.environ.get("CRASH_COUNT", "110"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
 ONLY = [int(number) for number in os.environ.get("CRASH_ONLY", "").split(",") if number]
 KEPT = os.environ.get("CRASH_RECORDING", "")
+# The first test that asks for the recorded run waits for it.
+pytestmark = pytest.mark.timeout(280)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_what_clients_were_told_survives_a_power_cut(recording, claims):
     print(f"{len(drawn)} power cuts, no violation", flush=True)
 
 
-@pytest.mark.timeout(max(120, COUNT))
+@pytest.mark.timeout(max(280, COUNT))
 def test_a_second_power_cut_during_the_repair_takes_nothing_more(recording, claims):
     firsts = list(cuts(recording, claims, max(2, COUNT // 50), SEED + 1).values())
     print(f"seed {SEED}, second cuts after {len(firsts)} first ones", flush=True)
@@ -111,7 +113,6 @@ LIES = {
 }
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("what", LIES)
 def test_a_disk_that_lies_about_its_syncs_is_found_out(recording, claims, what, capsys):
     deaf, moments = LIES[what]

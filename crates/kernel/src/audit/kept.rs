@@ -50,7 +50,7 @@ async fn caller(kernel: &Kernel, operator: &Operator, name: &str) -> Admission {
 }
 
 async fn attempt(kernel: &Kernel, caller: &Admission, request: &str) -> OpenAttempt {
-    let trail = kernel.open_trail().unwrap();
+    let trail = kernel.open_trail(None).unwrap();
     let demand = Demand {
         requests: 1,
         tokens: 1,
@@ -64,6 +64,9 @@ async fn attempt(kernel: &Kernel, caller: &Admission, request: &str) -> OpenAtte
         provider: "p".into(),
         provider_model: "pm".into(),
         ratecard_version: Arc::from("v"),
+        region: None,
+        trace: None,
+        standing: crate::quota::Standing::default(),
         request_received: [1; 32],
         request_sent: [2; 32],
     };

@@ -102,8 +102,13 @@ impl Kernel {
         first: bool,
         kept: &mut Kept,
     ) -> Result<bool, KernelError> {
-        if self.engine().read(source, |_tx| Ok(())).await.is_err() {
-            return Ok(false);
+        match self.engine().read(source, |_tx| Ok(())).await {
+            Ok(()) => {}
+            // That says nothing about the file: without it more would be lost than is.
+            Err(error @ (StoreError::Busy | StoreError::Closed | StoreError::Full)) => {
+                return Err(error.into());
+            }
+            Err(_) => return Ok(false),
         }
         kept.sources += 1;
         for table in [&LEDGER, &AUDIT, &TILES] {

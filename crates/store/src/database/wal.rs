@@ -203,6 +203,7 @@ mod tests {
     const FRAME: usize = FRAME_HEADER + 4096;
 
     /// The log of a database with so many commits, as a killed process leaves it.
+    #[expect(clippy::disallowed_methods, reason = "the directory of a test")]
     fn log(commits: u32) -> Vec<u8> {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("a.db");
