@@ -33,6 +33,8 @@ pub struct Hold {
     attempts: u32,
     /// Whether the row of an attempt counts the call.
     counted: bool,
+    /// Whether it is the last attempt's.
+    counted_last: bool,
     /// The output per choice that was bought when the call was reserved; later attempts buy no more.
     cap: Option<u64>,
     place: CallPlace,
@@ -90,6 +92,7 @@ pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Hold, Refusal> 
         reserved: Some(reserved),
         attempts: 0,
         counted: false,
+        counted_last: false,
         cap,
         place: CallPlace {
             _slot: slot,
@@ -168,6 +171,7 @@ impl Hold {
         };
         self.attempts += 1;
         let counts_call = !std::mem::replace(&mut self.counted, true);
+        self.counted_last = counts_call;
         let facts = AttemptFacts {
             request: *trail.request_id(),
             attempt: self.attempts,
@@ -191,9 +195,9 @@ impl Hold {
             .map_err(Refusal::from)
     }
 
-    /// The last attempt never left and has no row: the next one counts the call.
+    /// The last attempt never left and has no row: where it was to count the call, the next one does.
     pub(crate) fn left_no_row(&mut self) {
-        self.counted = false;
+        self.counted &= !self.counted_last;
     }
 
     /// The call's place among all calls; it is free when this is dropped.
