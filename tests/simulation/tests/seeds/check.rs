@@ -269,8 +269,11 @@ fn check_echo(number: usize, body: &[u8], problems: &mut Vec<String>) {
     let own = nonce(number);
     let stranger = text.match_indices(NONCE).find(|(at, _)| {
         let word = &text[*at..];
-        // A broken stream may end within a word.
-        !(word.starts_with(&own) || own.starts_with(word) || word.len() < own.len())
+        // A broken stream may end within a word, a garbled one lose it.
+        let number = word.get(NONCE.len()..own.len());
+        let is_whole =
+            number.is_some_and(|text| text.bytes().all(|b| b.is_ascii_digit() || b == b'x'));
+        is_whole && !word.starts_with(&own)
     });
     if let Some((at, _)) = stranger {
         let end = text.len().min(at + 40);

@@ -124,7 +124,7 @@ pub(crate) const MODELS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
 pub(crate) const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 
 /// Of a hundred disks, those that may lose a write and keep a later one.
-const REORDERS: u64 = 0;
+const REORDERS: u64 = 50;
 
 /// Days and months end soon after these.
 const BEGINNINGS: [&str; 4] = [

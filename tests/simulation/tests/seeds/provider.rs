@@ -97,7 +97,7 @@ pub(crate) fn script(rng: &mut Rng, ask: &Ask, gentle: bool) -> Script {
         spoil(rng, &mut script);
     }
     pace(rng, &mut script, faulty);
-    if faulty && rng.percent(8) {
+    if !faulty && !gentle && rng.percent(4) {
         // Behind it comes an answer that nobody asked for: whoever used the connection again would read it.
         let more = openai_whole(ask, &words(ask, 2), Says::Truly, (1, 2));
         script
@@ -163,8 +163,9 @@ fn spoil(rng: &mut Rng, script: &mut Script) {
         }
         _ => {
             let at = rng.index(bytes.len());
+            // No digit: it must not make another call's number of this one's.
             let garbage: Vec<u8> = (0..rng.within(1, 40))
-                .map(|_| rng.next().to_le_bytes()[0])
+                .map(|_| rng.next().to_le_bytes()[0] | 0x40)
                 .collect();
             let end = (at + garbage.len()).min(bytes.len());
             bytes[at..end].copy_from_slice(&garbage[..end - at]);
