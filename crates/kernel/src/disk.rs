@@ -129,7 +129,7 @@ impl Kernel {
         self.disk().unlogged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Measures once before anybody is served, then in a task of its own: a file system that hangs delays nothing else.
+    /// Measures once before anybody is served, then in a task of its own.
     pub(crate) fn start_disk_watch(&self) {
         self.watch_disk();
         let (kernel, stopping) = (self.clone(), self.tasks().stopping());
@@ -172,7 +172,32 @@ impl Kernel {
 
 #[cfg(test)]
 mod tests {
+    use base::Role;
+
     use super::*;
+    use crate::fixture::{acme, begun};
+    use crate::{Caller, Purpose, Refused};
+
+    #[tokio::test]
+    async fn without_room_who_acts_is_refused_and_who_reads_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, _operator) = begun(&dir.path().join("data")).await;
+        let resident = kernel.directory().tenant(&acme()).unwrap();
+        let name = "ci".parse().unwrap();
+        let token = kernel.add_token(&resident, name, Role::App, None).await;
+        let text = token.unwrap().text;
+        let caller = || Caller::from_token(text.expose_str().unwrap());
+        assert!(kernel.admit(caller()).await.is_ok());
+        kernel.disk().short.store(true, Ordering::Relaxed);
+        let refused = kernel.admit(caller()).await;
+        assert!(matches!(refused, Err(Refused::NoRoom)));
+        let stranger = kernel.admit(Caller::from_token("tk_acme_x")).await;
+        assert!(matches!(stranger, Err(Refused::Unknown)));
+        let reads = kernel.admit_for(caller(), Purpose::Read).await;
+        assert!(reads.is_ok());
+        kernel.disk().short.store(false, Ordering::Relaxed);
+        assert!(kernel.admit(caller()).await.is_ok());
+    }
 
     const GIB: u64 = 1024 * MIB;
 
