@@ -227,9 +227,13 @@ fn configure(conn: &mut Connection, place: &Place, access: Access) -> Result<(),
             conn.execute_batch("PRAGMA query_only = ON; PRAGMA synchronous = NORMAL;")?;
         }
         Access::Write => {
-            can_write(conn)?;
+            if conn.is_readonly("main")? {
+                return Err(StoreError::Busy);
+            }
             // Before the first table. VACUUM needs ATTACH, which is off.
-            conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
+            // It writes to a database that is there already, and so tells whether that can be done.
+            conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")
+                .map_err(for_writing)?;
             let wal: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
             if !wal.eq_ignore_ascii_case("wal") {
                 return Err(StoreError::Io);
@@ -246,15 +250,11 @@ fn configure(conn: &mut Connection, place: &Place, access: Access) -> Result<(),
 }
 
 // The engine opens for reading what it cannot open for writing, the log too, also where only a descriptor was lacking.
-fn can_write(conn: &Connection) -> Result<(), StoreError> {
-    if conn.is_readonly("main")? {
-        return Err(StoreError::Busy);
-    }
-    let begun = conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK");
-    begun.map_err(|error| match error.sqlite_error_code() {
+fn for_writing(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
         Some(ErrorCode::ReadOnly) => StoreError::Busy,
         _ => error.into(),
-    })
+    }
 }
 
 /// The cipher library sets itself up at its first key. Two threads that come first at the same time can make one of them fail, so
