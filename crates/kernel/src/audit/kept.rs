@@ -259,6 +259,24 @@ async fn what_is_forgotten_is_read_by_nobody_and_the_log_verifies() {
 }
 
 #[tokio::test]
+async fn an_erasure_that_was_cut_short_is_ended_by_asking_again() {
+    let home = tempfile::tempdir().unwrap();
+    let (kernel, operator, caller) = house(&home.path().join("data"), Level::Full).await;
+    say(&kernel, &caller, ASKED, SAID).await;
+    let resident = kernel.directory().tenant(&acme()).unwrap();
+    let ci = token("ci");
+    kernel.destroy_person_key(&resident, &ci).await.unwrap();
+    let tenant = tenant(&kernel, &operator);
+    let again = kernel.forget_person(&operator, &tenant, token("ci"));
+    again.await.unwrap();
+    let told = tenant.audit_page(0).await.unwrap();
+    let told = told.iter().filter(|row| row.entry.contains("person.erase"));
+    assert_eq!(told.count(), 1);
+    let more = kernel.forget_person(&operator, &tenant, token("ci"));
+    assert!(matches!(more.await, Err(KernelError::NotFound(_))));
+}
+
+#[tokio::test]
 async fn an_erasure_that_a_crash_cut_short_is_told_at_the_next_opening() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("data");

@@ -214,7 +214,7 @@ impl Kernel {
         forgotten.await.unwrap_or(Err(KernelError::Busy))
     }
 
-    /// The first step: the key is gone from the database and from its write-ahead log.
+    /// The first step: the key is overwritten.
     pub(super) async fn destroy_person_key(
         &self,
         resident: &Arc<Resident>,
@@ -223,37 +223,37 @@ impl Kernel {
         let (place, now) = (self.place(resident)?, self.now().unix_ms());
         let (kind, name) = whose.party();
         let party = (kind, name.to_owned());
-        let destroyed = self
+        let untold = self
             .engine()
-            .write(&place, move |tx| {
-                let sql = "UPDATE person_key SET sealed = NULL, erased_ms = ?3
-                    WHERE kind = ?1 AND name = ?2 AND sealed IS NOT NULL";
-                tx.execute(sql, params![party.0.as_str(), party.1, now])
-            })
+            .write(&place, move |tx| destroy(tx, (party.0, &party.1), now))
             .await;
-        let destroyed = self.own_data(resident, destroyed)?;
+        let untold = self.own_data(resident, untold)?;
         {
             let mut known = resident.person_keys.known();
             known.forgotten += 1;
             known.keys.remove(&(kind, name.into()));
         }
-        if destroyed == 0 {
+        if untold == 0 {
             let kind = kind.as_str();
             return Err(KernelError::NotFound(format!(
                 "{} keeps nothing readable of a {kind} named {name}; it may have been erased before",
                 resident.id
             )));
         }
-        self.truncate_log(&place).await?;
-        // What a repair has set aside holds the key as well.
-        self.drop_evidence(resident, 0)
+        Ok(())
     }
 
-    /// The second step: an entry for each key that was destroyed; then its name goes too.
+    /// The other steps: the key leaves the write-ahead log too, an entry for each that was destroyed says so, and its name goes. What
+    /// was left of them by a crash or a busy disk is made up for by the next erasure, and when the tenant is opened.
     pub(crate) async fn tell_erased(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
         let place = self.place(resident)?;
         let untold = self.engine().read(&place, untold).await;
-        for (number, kind, name) in self.own_data(resident, untold)? {
+        let untold = self.own_data(resident, untold)?;
+        if untold.is_empty() {
+            return Ok(());
+        }
+        self.truncate_log(&place).await?;
+        for (number, kind, name) in untold {
             let detail = [("kind", kind), ("name", name)].into();
             self.record_done(resident, "operator", "person.erase", |_seq| detail)
                 .await?;
@@ -266,6 +266,20 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Destroys the key in force of a name. Returns how many of its keys are destroyed and not told of.
+fn destroy(
+    tx: &mut WriteTx<'_>,
+    (kind, name): (PartyKind, &str),
+    now: i64,
+) -> Result<i64, StoreError> {
+    let sql = "UPDATE person_key SET sealed = NULL, erased_ms = ?3
+        WHERE kind = ?1 AND name = ?2 AND sealed IS NOT NULL";
+    tx.execute(sql, params![kind.as_str(), name, now])?;
+    let sql = "SELECT COUNT(*) FROM person_key WHERE kind = ?1 AND name = ?2 AND sealed IS NULL";
+    let untold = tx.query_one(sql, params![kind.as_str(), name], |row| Ok(row.get(0)?))?;
+    Ok(untold.unwrap_or_default())
 }
 
 type Untold = (i64, String, String);
