@@ -419,13 +419,13 @@ pub(crate) enum Audit {
         #[arg(
             long,
             value_name = "NAME",
-            required_unless_present = "token",
-            conflicts_with = "token"
+            required_unless_present = "token_name",
+            conflicts_with = "token_name"
         )]
         person: Option<String>,
-        /// A token that stands for no person
-        #[arg(long, value_name = "NAME")]
-        token: Option<TokenName>,
+        /// The name of a token that stands for no person
+        #[arg(long = "token", value_name = "NAME")]
+        token_name: Option<TokenName>,
     },
     /// Verify a log and export it for an auditor, as files that public tools verify
     Export {

@@ -209,7 +209,7 @@ fn audit_command(audit: Audit) -> Result<Command, Fault> {
         Audit::Forget {
             tenant,
             person,
-            token,
+            token_name: token,
         } => Ok(Command::AuditForget(Forget {
             tenant,
             person,

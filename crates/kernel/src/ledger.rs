@@ -1,8 +1,7 @@
 //! Attempts: reserved, recorded as sent, settled exactly once.
 //!
-//! An [`OpenAttempt`] cannot be lost: settling consumes it, and dropping it records `unknown`, charged at its hold. Appending to
-//! the journal is work in memory, and giving the record to the operating system a short write: neither needs a task, so `Drop`
-//! does both in place.
+//! An [`OpenAttempt`] cannot be lost: settling consumes it, and dropping it records `unknown`, charged at its hold. Neither appending
+//! to the journal nor giving the record to the operating system needs a task: `Drop` does both in place.
 
 use std::sync::Arc;
 
@@ -521,9 +520,8 @@ pub(crate) fn append_settled(
 ) -> Result<Seq, KernelError> {
     let keys = kernel.keys(resident)?;
     let (row, now) = (ended.row, ended.at);
-    let noted = ended
-        .notes
-        .map(|notes| notes.close(&keys, &resident.uid, sent_seq));
+    let notes = ended.notes;
+    let noted = notes.map(|notes| notes.close(&keys, &resident.uid, sent_seq));
     let content = noted.as_ref().and_then(|noted| noted.blobs.clone());
     let commit =
         |digest: &[u8; 32]| vault::digest::hex(&vault::hmac_sha256(&keys.commitment, &[digest]));

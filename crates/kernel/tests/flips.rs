@@ -87,11 +87,7 @@ async fn calls(home: &TempKernel, admission: &Admission, count: usize) {
             tokens: 100,
             cost: usd("0.01"),
         };
-        let model = if number % 3 == 0 {
-            "sim-fast"
-        } else {
-            "sim-large"
-        };
+        let model = ["sim-fast", "sim-large"][usize::from(number % 3 != 0)];
         let facts = facts(*trail.request_id(), model);
         let reserved = admission.tenant().reserve(demand).unwrap();
         let unwritten = reserved.open_attempt(admission, facts).unwrap();

@@ -253,6 +253,8 @@ impl Kernel {
             return Ok(());
         }
         self.truncate_log(&place).await?;
+        // What a repair has set aside holds the key as well.
+        self.drop_evidence(resident, 0)?;
         for (number, kind, name) in untold {
             let detail = [("kind", kind), ("name", name)].into();
             self.record_done(resident, "operator", "person.erase", |_seq| detail)

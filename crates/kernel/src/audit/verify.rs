@@ -431,6 +431,7 @@ impl LogWalk {
         // Of the first bundle that is there, the entries that are not are in both.
         let before = self.dropped_to..self.first;
         if let Some(place) = before
+            .rev()
             .chain(self.missing.places())
             .find(|place| !lost(place))
         {

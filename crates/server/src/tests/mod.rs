@@ -146,6 +146,7 @@ pub(crate) fn example(pattern: &str) -> String {
         .replace("{model}", "sim-fast")
         .replace("{tenant}", "acme")
         .replace("{token}", "default")
+        .replace("{seq}", "7")
 }
 
 /// One request on a connection of its own, with these header lines.
