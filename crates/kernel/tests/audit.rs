@@ -102,7 +102,7 @@ async fn what_is_altered_with_the_key_in_hand_is_found() {
         (
             "a4",
             "DELETE FROM audit WHERE seq < 100",
-            LogFault::Missing(0),
+            LogFault::Missing(99),
         ),
         (
             "a5",

@@ -168,7 +168,7 @@ fn what_only_the_tenant_has_is_no_limit_of_its_parts() {
 #[test]
 fn every_frame_survives_the_wire() {
     let frames = [
-        r#"{"row":{"tenant":{"id":"acme","status":"active","tier":"pro","tokens":2,"created_at":"2026-11-22T00:00:00.000Z"}}}"#,
+        r#"{"row":{"tenant":{"id":"acme","status":"active","quarantined":false,"tier":"pro","tokens":2,"created_at":"2026-11-22T00:00:00.000Z"}}}"#,
         r#"{"row":{"audit":{"b":[1,2.50,"é"],"tenant":"acme"}}}"#,
         r#"{"row":{"secret":{"name":"openai","created_at":"2026-11-22T00:00:00.000Z"}}}"#,
         r#"{"answer":{"end":{"rows":3}}}"#,
