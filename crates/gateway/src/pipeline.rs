@@ -36,7 +36,10 @@ where
     // stage: open trail
     let trail = match gw.kernel().open_trail(trace::named(&inbound.headers)) {
         Ok(trail) => Arc::new(trail),
-        Err(fault) => return door::untraced(gw, &fault.into(), dialect),
+        Err(fault) => {
+            let answer = door::untraced(gw, &fault.into(), dialect);
+            return decode::leave_unread(&inbound.headers, &mut inbound.body, answer).await;
+        }
     };
     match enter(gw, &trail, &mut inbound).await {
         Ok(answer) => answer,

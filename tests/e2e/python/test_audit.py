@@ -291,7 +291,7 @@ def test_another_rate_card_and_another_configuration_are_entries_of_every_tenant
         assert entry["actor"] == "configuration" and entry["seq"] < calls(one)[-1]["seq"]
         assert calls(one)[-1]["config"] == entry["config"] != after["config"]
         one.write_overlay("max_tokens: 77\n")
-        eventually(lambda: len(noted(one, "config.change")) == 2, 10, "the overlay's entry")
+        eventually(lambda: one.chat().status_code == 200 and len(noted(one, "config.change")) == 2, 10, "the overlay's entry")
         assert noted(one, "config.change")[-1]["actor"] == "overlay file"
         gateway.stop()
         gateway.start()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deployment import Gateway
+from deployment import Gateway, eventually
 
 COUNT = int(os.environ.get("CRASH_COUNT", "0"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
@@ -123,7 +123,8 @@ def told(gateway: Gateway, tenant) -> None:
     failed = [check for check in doctor if check["state"] == "fail"]
     assert [check["name"] for check in failed] == [f"tenant {tenant.id}"] and shown["reason"] in failed[0]["found"]
     assert f"tenants repair {tenant.id}" in failed[0]["advice"]
-    assert [line for line in gateway.log() if line["tenant"] == tenant.id and line["event"] == "tenant quarantined"]
+    logged = {"tenant": tenant.id, "event": "tenant quarantined"}
+    eventually(lambda: [line for line in gateway.log() if logged.items() <= line.items()], 5, "its line in the log")
     # A restart does not forget.
     gateway.stop()
     gateway.start()

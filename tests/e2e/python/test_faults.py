@@ -158,6 +158,7 @@ def test_a_failed_sync_of_the_journal_ends_streams_without_an_end_and_refuses_ev
         assert sim.stats()["requests"] == before, "a refused call reached the provider"
         gateway.stop(30)
         gateway.start()
+        repair(gateway)
         rows = {row["request_id"]: row for row in gateway.rows()}
         assert set(seen) <= set(rows)
         assert rows[read["id"]]["outcome"] in ("unknown", "finished"), rows[read["id"]]
@@ -252,6 +253,7 @@ def check(gateway: Gateway, story: Story) -> None:
     """After a start without the fault: everything opens, nothing that was seen is missing, nothing is there twice."""
     gateway.start()
     try:
+        repair(gateway)
         day = datetime.now(UTC).date()
         rows = gateway.rows()
         by_attempt = Counter((row["request_id"], row["attempt"]) for row in rows)
@@ -277,6 +279,15 @@ def check(gateway: Gateway, story: Story) -> None:
         gateway.kill()
     errors = (gateway.directory / "stderr").read_text(errors="replace")
     assert "panicked" not in errors, errors[-2000:]
+
+
+def repair(gateway: Gateway) -> None:
+    """A tenant whose store failed stays out of service; what lies on the disk is whole all the same."""
+    gateway.cli("billing", "report")
+    for shown in gateway.json("tenants", "list"):
+        if shown["quarantined"]:
+            said = gateway.json("tenants", "repair", shown["id"], "--yes")
+            assert said["whole"] and said["in_place"], f"{shown['id']} was not whole: {said}"
 
 
 def tenant_in_order(gateway: Gateway, name: str, rows: list[dict], day) -> Counter:
