@@ -1,50 +1,32 @@
-//! CRC-32C (Castagnoli), eight bytes at a step.
-//!
-//! Written here because no crate of the tree has it, and it is thirty lines.
+//! CRC-32C (Castagnoli), and which bit of a text was flipped when its checksum is wrong.
 
 /// Continues `crc` (0 at the start) over the bytes.
 pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
-    let mut crc = !crc;
-    let (eights, rest) = bytes.as_chunks::<8>();
-    for eight in eights {
-        let [a, b, c, d, e, f, g, h] = *eight;
-        let low = crc ^ u32::from_le_bytes([a, b, c, d]);
-        let [a, b, c, d] = low.to_le_bytes();
-        crc = at(7, a) ^ at(6, b) ^ at(5, c) ^ at(4, d) ^ at(3, e) ^ at(2, f) ^ at(1, g) ^ at(0, h);
-    }
-    for byte in rest {
-        let [low, ..] = crc.to_le_bytes();
-        crc = (crc >> 8) ^ at(0, low ^ byte);
-    }
-    !crc
+    crc32c::crc32c_append(crc, bytes)
 }
 
 /// The one bit of `len` bytes that makes their checksum differ by `difference`, counted from the first byte's lowest.
 pub(super) fn flipped_bit(len: usize, difference: u32) -> Option<usize> {
     // What each bit of the last byte does to the checksum; one byte further from the end is one more zero byte behind it.
-    let mut effects: [u32; 8] = std::array::from_fn(|bit| TABLES[0][1 << bit]);
+    let mut effects: [u32; 8] = std::array::from_fn(|bit| TABLE[1 << bit]);
     for place in (0..len).rev() {
         if let Some(bit) = effects.iter().position(|effect| *effect == difference) {
             return Some(place * 8 + bit);
         }
         for effect in &mut effects {
             let [low, ..] = effect.to_le_bytes();
-            *effect = (*effect >> 8) ^ at(0, low);
+            *effect = (*effect >> 8) ^ TABLE[usize::from(low)];
         }
     }
     None
 }
 
-fn at(table: usize, byte: u8) -> u32 {
-    TABLES[table][usize::from(byte)]
-}
+// The effect of each byte.
+static TABLE: [u32; 256] = table();
 
-// TABLES[n][b]: the effect of byte b followed by n zero bytes.
-static TABLES: [[u32; 256]; 8] = tables();
-
-const fn tables() -> [[u32; 256]; 8] {
+const fn table() -> [u32; 256] {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
-    let mut tables = [[0_u32; 256]; 8];
+    let mut table = [0_u32; 256];
     let mut byte = 0;
     while byte < 256 {
         let mut crc = byte as u32;
@@ -57,20 +39,10 @@ const fn tables() -> [[u32; 256]; 8] {
             };
             bit += 1;
         }
-        tables[0][byte] = crc;
+        table[byte] = crc;
         byte += 1;
     }
-    let mut table = 1;
-    while table < 8 {
-        let mut byte = 0;
-        while byte < 256 {
-            let before = tables[table - 1][byte];
-            tables[table][byte] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
-            byte += 1;
-        }
-        table += 1;
-    }
-    tables
+    table
 }
 
 #[cfg(test)]
