@@ -69,12 +69,13 @@ pub fn hmac_sha256_of(secret: &Secret, parts: &[&[u8]]) -> [u8; 32] {
 #[must_use]
 pub fn hex(bytes: &[u8; 32]) -> String {
     let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
-    let mut text = [0; 64];
+    let mut text = vec![0; 64];
     for (two, byte) in text.chunks_exact_mut(2).zip(bytes) {
         two[0] = digit(byte >> 4);
         two[1] = digit(byte & 15);
     }
-    String::from_utf8_lossy(&text).into_owned()
+    // Digits and letters.
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// Equality whose time depends on the lengths only.
