@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use base::limits;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName,
+};
 use http::{HeaderValue, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -23,7 +25,8 @@ use crate::upstream::AnthropicBeta;
 use crate::{BODY_PLACE, Gateway};
 
 /// `include` puts the cost of the call into the usage of its answer.
-const COST: &str = "x-partywall-cost";
+static COST: HeaderName = HeaderName::from_static("x-partywall-cost");
+static BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 
 /// Reads and parses the body of a call.
 ///
@@ -73,7 +76,7 @@ where
         received,
         beta: beta(headers)?,
         place: Some(place),
-        show_cost: headers.get(COST).is_some_and(|wish| wish == "include"),
+        show_cost: headers.get(&COST).is_some_and(|wish| wish == "include"),
         show_checkpoint: checkpoint::wanted(headers),
         _room: room,
     })
@@ -245,7 +248,7 @@ fn media_type(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 fn beta(headers: &HeaderMap) -> Result<Option<AnthropicBeta>, Refusal> {
-    AnthropicBeta::parse(headers.get_all("anthropic-beta")).map_err(|unknown| Refusal::BadRequest {
+    AnthropicBeta::parse(headers.get_all(&BETA)).map_err(|unknown| Refusal::BadRequest {
         message: unknown.to_string(),
         param: Some("anthropic-beta".to_owned()),
     })

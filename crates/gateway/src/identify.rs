@@ -1,6 +1,6 @@
 //! The one extractor of credentials, for every dialect, route and listener.
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{HeaderValue, Uri};
 
 use crate::refusal::Refusal;
@@ -17,7 +17,11 @@ impl<'a> Presented<'a> {
 }
 
 /// Headers that carry a bare key: Anthropic's, Azure's and Google's names for it.
-const KEY_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
+static KEY_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// Query parameters by which clients of some vendors send keys.
 const KEY_PARAMETERS: [&str; 7] = [
@@ -38,7 +42,7 @@ pub fn presented<'a>(headers: &'a HeaderMap, uri: &Uri) -> Result<Presented<'a>,
     if in_url(uri) {
         return Err(Refusal::TokenInUrl);
     }
-    let bare = KEY_HEADERS.iter().flat_map(|name| headers.get_all(*name));
+    let bare = KEY_HEADERS.iter().flat_map(|name| headers.get_all(name));
     let mut values = headers
         .get_all(AUTHORIZATION)
         .into_iter()
@@ -112,7 +116,6 @@ fn decoded(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::header::HeaderName;
 
     fn found(headers: &[(&str, &str)], uri: &str) -> Result<String, Refusal> {
         let mut map = HeaderMap::new();

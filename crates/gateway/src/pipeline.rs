@@ -112,7 +112,7 @@ where
     let ended = outlives_client.then(|| hold.permit().admission.ended());
     let exchange = exchange(Arc::clone(gw), Arc::clone(trail), hold, queued);
     match ended {
-        Some(ended) => drain::apart(gw, ended, exchange).await,
+        Some(ended) => Box::pin(drain::apart(gw, ended, exchange)).await,
         None => exchange.await,
     }
 }
@@ -120,7 +120,7 @@ where
 async fn exchange(
     gw: Arc<Gateway>,
     trail: Arc<Trail>,
-    hold: Hold,
+    hold: Box<Hold>,
     queued: Queued,
 ) -> Result<Response<ReplyBody>, Stop> {
     let sent = send::send(&gw, &trail, hold, queued).await?;

@@ -62,7 +62,7 @@ pub(crate) struct Quote {
 ///
 /// # Errors
 /// Unpriced models, exceeded quotas, and overload.
-pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Hold, Refusal> {
+pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Box<Hold>, Refusal> {
     let card = gw.prices();
     let mut dearest: Option<Demand> = None;
     let mut cap: Option<u64> = None;
@@ -86,7 +86,8 @@ pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Hold, Refusal> 
         .enter(demand)
         .map_err(|over| Refusal::quota(&over, permit.admission.tenant().now()))?;
     let place = permit.call.place.take();
-    Ok(Hold {
+    // Boxed: it is handed from stage to stage, and each would carry a copy of its own.
+    Ok(Box::new(Hold {
         permit,
         card,
         reserved: Some(reserved),
@@ -99,7 +100,7 @@ pub async fn reserve(gw: &Gateway, mut permit: Permit) -> Result<Hold, Refusal> 
             _place: place,
         },
         standing,
-    })
+    }))
 }
 
 impl Hold {

@@ -25,7 +25,7 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 
 /// A provider's answer that began, with the attempt that it belongs to.
 pub(crate) struct Sent {
-    pub(crate) hold: Hold,
+    pub(crate) hold: Box<Hold>,
     pub(crate) attempt: OpenAttempt,
     pub(crate) meter: Meter,
     pub(crate) choice: Choice,
@@ -106,7 +106,7 @@ pub(crate) async fn queue(hold: &Hold, mut choices: Vec<Choice>) -> Result<Queue
 pub(crate) async fn send(
     gw: &Arc<Gateway>,
     trail: &Trail,
-    mut hold: Hold,
+    mut hold: Box<Hold>,
     queued: Queued,
 ) -> Result<Sent, Stop> {
     let (choices, mut first, mut patience) = (queued.choices, queued.slot, queued.patience);
@@ -304,9 +304,9 @@ struct Prepared {
 /// Prepares a large outbound request in the lower class. The hold goes along and comes back.
 async fn prepare_below(
     gw: &Arc<Gateway>,
-    hold: Hold,
+    hold: Box<Hold>,
     choice: &Choice,
-) -> Result<(Hold, Result<Prepared, Refusal>), Stop> {
+) -> Result<(Box<Hold>, Result<Prepared, Refusal>), Stop> {
     let caller = hold.permit().admission.clone();
     let (gateway, choice) = (Arc::clone(gw), choice.clone());
     let attempts = hold.attempts();

@@ -89,10 +89,13 @@ async fn handle(app: &Arc<App>, listener: Listener, request: Request<Incoming>) 
                 .map(AnswerBody::Reply)
         }
         (Access::Tenant { roles }, Handler::Tenant(what)) => {
-            tenant_views::answer(app, what, roles, headers, uri, &params).await
+            Box::pin(tenant_views::answer(
+                app, what, roles, headers, uri, &params,
+            ))
+            .await
         }
         (Access::Operator, Handler::Admin(action)) => {
-            admin::answer(app, action, headers, uri, &params, body).await
+            Box::pin(admin::answer(app, action, headers, uri, &params, body)).await
         }
         (Access::Public, Handler::Healthz) => said(app, StatusCode::OK, "ok"),
         (Access::Public, Handler::Readyz) => readiness(app),

@@ -9,37 +9,37 @@ use llm::Dialect;
 use super::QuotaFacts;
 
 /// Names of one unit's headers: limit, remaining, reset.
-type Names = [&'static str; 3];
+type Names = [HeaderName; 3];
 
-const OPENAI_REQUESTS: Names = [
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
+static OPENAI_REQUESTS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
 ];
-const OPENAI_TOKENS: Names = [
-    "x-ratelimit-limit-tokens",
-    "x-ratelimit-remaining-tokens",
-    "x-ratelimit-reset-tokens",
+static OPENAI_TOKENS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
-const COST: Names = [
-    "x-ratelimit-limit-cost-usd",
-    "x-ratelimit-remaining-cost-usd",
-    "x-ratelimit-reset-cost-usd",
+static COST: Names = [
+    HeaderName::from_static("x-ratelimit-limit-cost-usd"),
+    HeaderName::from_static("x-ratelimit-remaining-cost-usd"),
+    HeaderName::from_static("x-ratelimit-reset-cost-usd"),
 ];
-const STORAGE: Names = [
-    "x-ratelimit-limit-storage-bytes",
-    "x-ratelimit-remaining-storage-bytes",
-    "x-ratelimit-reset-storage-bytes",
+static STORAGE: Names = [
+    HeaderName::from_static("x-ratelimit-limit-storage-bytes"),
+    HeaderName::from_static("x-ratelimit-remaining-storage-bytes"),
+    HeaderName::from_static("x-ratelimit-reset-storage-bytes"),
 ];
-const ANTHROPIC_REQUESTS: Names = [
-    "anthropic-ratelimit-requests-limit",
-    "anthropic-ratelimit-requests-remaining",
-    "anthropic-ratelimit-requests-reset",
+static ANTHROPIC_REQUESTS: Names = [
+    HeaderName::from_static("anthropic-ratelimit-requests-limit"),
+    HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-requests-reset"),
 ];
-const ANTHROPIC_TOKENS: Names = [
-    "anthropic-ratelimit-tokens-limit",
-    "anthropic-ratelimit-tokens-remaining",
-    "anthropic-ratelimit-tokens-reset",
+static ANTHROPIC_TOKENS: Names = [
+    HeaderName::from_static("anthropic-ratelimit-tokens-limit"),
+    HeaderName::from_static("anthropic-ratelimit-tokens-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
 ];
 
 /// Writes where the caller stands onto a successful answer. Units without a limit have no headers.
@@ -50,9 +50,13 @@ pub(crate) fn put_standing(
     now: Timestamp,
 ) {
     let units = [
-        (standing.requests, OPENAI_REQUESTS, Some(ANTHROPIC_REQUESTS)),
-        (standing.tokens, OPENAI_TOKENS, Some(ANTHROPIC_TOKENS)),
-        (standing.cost, COST, None),
+        (
+            standing.requests,
+            &OPENAI_REQUESTS,
+            Some(&ANTHROPIC_REQUESTS),
+        ),
+        (standing.tokens, &OPENAI_TOKENS, Some(&ANTHROPIC_TOKENS)),
+        (standing.cost, &COST, None),
     ];
     for (gauge, openai, anthropic) in units {
         let Some(gauge) = gauge else { continue };
@@ -78,10 +82,10 @@ pub(crate) fn put_standing(
 /// Writes the quota that refused a call.
 pub(super) fn put_refused(headers: &mut HeaderMap, facts: &QuotaFacts, dialect: Dialect) {
     let (openai, anthropic) = match facts.unit {
-        Unit::Requests => (OPENAI_REQUESTS, Some(ANTHROPIC_REQUESTS)),
-        Unit::Tokens => (OPENAI_TOKENS, Some(ANTHROPIC_TOKENS)),
-        Unit::Cost => (COST, None),
-        Unit::Bytes => (STORAGE, None),
+        Unit::Requests => (&OPENAI_REQUESTS, Some(&ANTHROPIC_REQUESTS)),
+        Unit::Tokens => (&OPENAI_TOKENS, Some(&ANTHROPIC_TOKENS)),
+        Unit::Cost => (&COST, None),
+        Unit::Bytes => (&STORAGE, None),
     };
     let text = |text: &str| HeaderValue::from_str(text).ok();
     let (Some(limit), Some(left)) = (text(&facts.limit), text(&facts.remaining)) else {
@@ -96,16 +100,16 @@ pub(super) fn put_refused(headers: &mut HeaderMap, facts: &QuotaFacts, dialect: 
 
 fn put_three(
     headers: &mut HeaderMap,
-    [limit_name, left_name, reset_name]: Names,
+    [limit_name, left_name, reset_name]: &Names,
     limit: HeaderValue,
     left: HeaderValue,
     reset: &str,
 ) {
-    headers.insert(HeaderName::from_static(limit_name), limit);
-    headers.insert(HeaderName::from_static(left_name), left);
+    headers.insert(limit_name.clone(), limit);
+    headers.insert(left_name.clone(), left);
     // Digits, letters and punctuation of a moment: always a header's value.
     if let Ok(reset) = HeaderValue::from_str(reset) {
-        headers.insert(HeaderName::from_static(reset_name), reset);
+        headers.insert(reset_name.clone(), reset);
     }
 }
 

@@ -178,12 +178,9 @@ impl Upstream {
                 Some(connection) => (connection, true),
                 None => {
                     let deadline = total.min(Instant::now() + timeouts.connect);
-                    (
-                        self.connector
-                            .connect(provider.endpoint(), deadline)
-                            .await?,
-                        false,
-                    )
+                    // Boxed: most calls find a connection, and would carry the way to a new one for nothing.
+                    let fresh = Box::pin(self.connector.connect(provider.endpoint(), deadline));
+                    (fresh.await?, false)
                 }
             };
             let deadline = total.min(Instant::now() + timeouts.first_byte);
