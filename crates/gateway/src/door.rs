@@ -104,6 +104,7 @@ fn refusal(refused: &Refused) -> Refusal {
         Refused::Frozen => Refusal::Frozen,
         Refused::Quarantined(_) => Refusal::Quarantined,
         Refused::Unavailable => Refusal::JournalDown,
+        Refused::NotOpened => Refusal::Overloaded { retry_after_s: 1 },
         Refused::NoRoom => Refusal::DiskShort,
     }
 }

@@ -143,7 +143,7 @@ class Call:
     @property
     def turned_away(self) -> bool:
         """Before it was admitted, because its tenant was not open yet and could not be opened at that moment."""
-        return self.status == 503 and "cannot record" in self.text
+        return self.status == 503 and "too many calls are waiting" in self.text
 
     @property
     def shut_out(self) -> bool:

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::{Role, TokenName};
+use store::StoreError;
 use tokio_util::sync::CancellationToken;
 use vault::Token;
 
 use super::{Purpose, Tenant, Via};
 use crate::error::KernelError;
+use crate::log::Field;
 use crate::open::Kernel;
-use crate::resident::{Status, TokenEntry};
+use crate::resident::{Resident, Status, TokenEntry};
 use crate::settings::Settings;
 
 /// A credential as presented, checked for its grammar and nothing else. It opens nothing.
@@ -46,8 +48,10 @@ pub enum Refused {
     Frozen,
     /// The tenant is out of service; the text is for the operator.
     Quarantined(String),
-    /// Nobody can be served now.
+    /// Nothing can be recorded, so nobody can be served.
     Unavailable,
+    /// The tenant could not be opened just now; a second try may find it open.
+    NotOpened,
     /// The disk has no room for more than what is under way: only reading is served.
     NoRoom,
 }
@@ -118,7 +122,8 @@ impl Kernel {
             return Err(Refused::NoRoom);
         }
         if resident.loaded.get().is_none() {
-            self.load(resident).await.map_err(refused)?;
+            let opened = self.load(resident).await;
+            opened.map_err(|error| self.not_opened(resident, &error))?;
         }
         if let Some(found) = resident.quarantine.load_full() {
             return Err(Refused::Quarantined(found.why.clone()));
@@ -151,10 +156,22 @@ fn open_for(status: Status, purpose: Purpose) -> Result<(), Refused> {
     }
 }
 
-fn refused(error: KernelError) -> Refused {
-    match error {
-        KernelError::Quarantined(why) => Refused::Quarantined(why),
-        _ => Refused::Unavailable,
+impl Kernel {
+    /// What a caller is told whose tenant does not open. What is no quarantine is in the log: nothing else would say why.
+    fn not_opened(&self, resident: &Resident, error: &KernelError) -> Refused {
+        if let KernelError::Quarantined(why) = error {
+            return Refused::Quarantined(why.clone());
+        }
+        let text = error.to_string();
+        let fields = [("error", Field::Text(&text))];
+        let tenant = Some(&resident.id);
+        self.log()
+            .event(self.now(), tenant, "a tenant does not open", &fields);
+        match error {
+            KernelError::JournalDown => Refused::Unavailable,
+            KernelError::Store(StoreError::Full) => Refused::NoRoom,
+            _ => Refused::NotOpened,
+        }
     }
 }
 
