@@ -19,6 +19,9 @@ from samples import user
 
 # A journal's first segment is one mebibyte, and the last quarter of it is kept for one long record: so many calls fill it.
 CALLS_TO_FILL_A_SEGMENT = 520
+# Numbers of the calls that a kill interrupts, and the one among them that is under way then, whatever the machine does.
+BEFORE_THE_KILL = 2_000
+SLOW = BEFORE_THE_KILL + 10
 CALLERS = 5
 
 
@@ -152,6 +155,8 @@ class Callers:
         }
         path = "/v1/messages" if model == "claude-fast" else "/v1/chat/completions"
         headers = {**tenant.bearer, "anthropic-version": "2023-06-01"}
+        if number == SLOW:
+            body["messages"] = user(f"[[sim:fixed_usage={tokens} delay=5s tag=k{number}]]")
         if number % 25 == 7:
             # A refusal: an entry in the log, and no attempt.
             body["model"] = "no-such-model"
@@ -195,9 +200,9 @@ def recorded(sim: Simulator, seed: int) -> Recording:
         acme, globex = gateway.tenant("acme"), gateway.tenant("globex")
         with Callers(gateway, [acme, globex], CALLS_TO_FILL_A_SEGMENT, source, 1):
             changes(gateway, acme, globex)
-        callers = Callers(gateway, [acme, globex], 60, source, 2_000)
+        callers = Callers(gateway, [acme, globex], 60, source, BEFORE_THE_KILL)
         with callers:
-            eventually(lambda: next(iter(callers._numbers), 0) > 2_020, 20, "calls under way")
+            eventually(lambda: next(iter(callers._numbers), 0) > SLOW + 10, 20, "calls under way")
             gateway.kill()
         gateway.record()
         with Callers(gateway, [acme, globex], 60, source, 3_000):
