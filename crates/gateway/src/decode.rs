@@ -21,7 +21,7 @@ use crate::heavy::HEAVY_BYTES;
 use crate::policy::Call;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
-use crate::upstream::AnthropicBeta;
+use crate::upstream::{AnthropicBeta, PIECE_BYTES};
 use crate::{BODY_PLACE, Gateway};
 
 /// `include` puts the cost of the call into the usage of its answer.
@@ -156,6 +156,10 @@ where
             gw.body_room(share, &mut room, places * BODY_PLACE)?;
         }
         all.push(&chunk);
+        // Who sends much without a pause does not keep others from theirs.
+        if grown / PIECE_BYTES > (grown - chunk.len()) / PIECE_BYTES {
+            tokio::task::yield_now().await;
+        }
         next = match after.take() {
             Some(chunk) => Some(chunk),
             None => next_chunk(&mut body, limit, all.len).await?,

@@ -5,9 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use base::limits;
-use bytes::Bytes;
 use http::Request;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
@@ -15,8 +13,9 @@ use kernel::egress::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Unknown;
+use super::outbound::OutboundBody;
 
-type Outbound = Request<Full<Bytes>>;
+type Outbound = Request<OutboundBody>;
 
 /// A connection that carries one exchange at a time.
 ///
@@ -25,8 +24,8 @@ type Outbound = Request<Full<Bytes>>;
 /// first taken with a waker that does nothing, and the real waker is left behind only when the
 /// task is about to wait for the socket.
 pub(super) struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<Stream>, Full<Bytes>>,
+    sender: http1::SendRequest<OutboundBody>,
+    driver: http1::Connection<TokioIo<Stream>, OutboundBody>,
     // The driver has finished and must not be polled again.
     over: bool,
     timer: Timer,
@@ -111,7 +110,7 @@ impl Connection {
 const READ_BUFFER_MAX: usize = 256 * 1024;
 
 fn drive(
-    driver: &mut http1::Connection<TokioIo<Stream>, Full<Bytes>>,
+    driver: &mut http1::Connection<TokioIo<Stream>, OutboundBody>,
     over: &mut bool,
     cx: &mut Context<'_>,
 ) {

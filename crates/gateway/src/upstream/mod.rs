@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 mod credential;
 mod headers;
+mod outbound;
 mod pool;
 
 #[cfg(test)]
@@ -21,7 +22,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::Full;
 use kernel::egress::Dialer;
 use llm::Operation;
 use tokio::time::Instant;
@@ -30,11 +30,14 @@ pub use answer::{Passage, passage, retryable};
 pub use body::{BodyError, UpstreamBody};
 pub use credential::{Credential, CredentialError};
 pub use headers::{AnthropicBeta, ContentType, UnknownBeta};
+pub(crate) use outbound::PIECE_BYTES;
+
 pub use kernel::egress::{CaBundle, CaBundleError, Place, Reach, place};
 
 use crate::catalog::{Endpoint, Provider};
 use connect::Connector;
 use connection::{Connection, HeadError};
+use outbound::OutboundBody;
 use pool::Pool;
 
 /// One request to a provider, already in the provider's dialect.
@@ -231,12 +234,12 @@ fn request(
     provider: &Provider,
     key: &Credential,
     call: OutboundCall,
-) -> Result<Request<Full<Bytes>>, SendError> {
+) -> Result<Request<OutboundBody>, SendError> {
     let target = provider
         .target(call.operation)
         .ok_or(SendError::NotSent(NotSent::Unsupported))?;
     let headers = headers::outbound(provider, key, call.stream, call.anthropic_beta);
-    let mut request = Request::new(Full::new(call.body));
+    let mut request = Request::new(OutboundBody::new(call.body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = target.clone();
     *request.headers_mut() = headers;
