@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deployment import PRICES, Gateway, default_config, eventually, price_of, ratecard
+from deployment import PARTYWALL, PRICES, Gateway, default_config, eventually, price_of, ratecard
 
 VERIFIER = Path(__file__).parents[2] / "audit_verifier" / "verify.py"
 
@@ -62,6 +62,25 @@ def test_an_export_verifies_with_a_program_of_somebody_else(gw, busy, exported, 
     # The key is the one that was shown when the tenant was created.
     assert done["vkey"] == busy.created["audit_vkey"] == (to / "vkey").read_text().splitlines()[0]
     assert gw.json("tenants", "show", busy.id)["audit_vkey"] == done["vkey"]
+
+
+def peers(to: Path, vkey: str, *kept: Path) -> subprocess.CompletedProcess:
+    """An auditor that is built on another project's implementation of signed notes and tiled logs."""
+    auditor = PARTYWALL.parent / "tlog_auditor"
+    return subprocess.run([auditor, to, vkey, *kept], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_export_verifies_with_another_projects_libraries(gw, busy, exported, tmp_path):
+    to, done = exported
+    kept = tmp_path / "kept"
+    kept.write_text(busy.early["checkpoint"])
+    verified = peers(to, done["vkey"], kept)
+    assert (verified.returncode, verified.stdout) == (0, f"verified {done['entries']} entries\n"), verified.stderr
+    # Another tenant's key, and a checkpoint of another log, verify nothing.
+    other = gw.tenant()
+    assert peers(to, other.created["audit_vkey"]).returncode == 1
+    kept.write_text(gw.json("audit", "checkpoint", "--tenant", other.id)["checkpoint"])
+    assert peers(to, done["vkey"], kept).returncode == 1
 
 
 def test_our_own_verifier_agrees_and_knows_a_kept_checkpoint(gw, busy, tmp_path):
@@ -119,6 +138,8 @@ def test_an_altered_export_does_not_verify(exported, what):
     ALTERATIONS[what](to)
     refused = offline(to, done["vkey"])
     assert refused.returncode == 1, f"{what}: {refused.stdout}"
+    refused_too = peers(to, done["vkey"])
+    assert refused_too.returncode == 1 and refused_too.stdout.startswith("does not verify: "), f"{what}: {refused_too.stdout}"
     assert len((refused.stdout + refused.stderr).strip().splitlines()) == 1
 
 
