@@ -12,7 +12,7 @@ pub mod usage;
 
 pub use ids::{RequestId, TenantUid, TraceId};
 pub use money::{Markup, Money, Price};
-pub use names::{NameError, Role, TenantId, TokenName};
+pub use names::{NameError, PersonName, Role, TenantId, TokenName};
 pub use quota::{Limits, Quota, Scope};
 pub use time::{Clock, Timestamp, UtcDay, UtcMonth};
 pub use usage::{Usage, UsageSource};

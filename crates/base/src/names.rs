@@ -149,6 +149,44 @@ impl fmt::Display for TokenName {
     }
 }
 
+/// The name of a natural person within a tenant, as the tenant knows it (an e-mail address, a number): 1 to 256 bytes without blanks
+/// and control characters, so that it stands in lines of text and in reports.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PersonName(Box<str>);
+
+impl PersonName {
+    /// Longest name in bytes.
+    pub const MAX_LEN: usize = 256;
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PersonName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let plain = |c: char| !c.is_whitespace() && !c.is_control();
+        if (1..=Self::MAX_LEN).contains(&text.len()) && text.chars().all(plain) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::Grammar {
+                what: "name of a person",
+                rule: "1 to 256 bytes without blanks and control characters",
+            })
+        }
+    }
+}
+
+impl fmt::Display for PersonName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a credential may do inside its tenant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Role {

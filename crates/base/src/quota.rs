@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Money, Timestamp, TokenName};
+use crate::{Money, PersonName, Timestamp, TokenName};
 
 /// One limit of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -271,9 +271,6 @@ pub enum Scope {
     Token(TokenName),
 }
 
-/// Longest name of a person in bytes.
-pub const PERSON_BYTES_MAX: usize = 256;
-
 /// A text that names no scope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ScopeError;
@@ -296,17 +293,14 @@ impl FromStr for Scope {
             "each-token" => Self::EachToken,
             _ => match text.split_once(':') {
                 Some(("token", name)) => Self::Token(name.parse().map_err(|_| ScopeError)?),
-                Some(("person", name)) if is_person(name) => Self::Person(name.into()),
+                Some(("person", name)) => {
+                    let name: PersonName = name.parse().map_err(|_| ScopeError)?;
+                    Self::Person(name.as_str().into())
+                }
                 _ => return Err(ScopeError),
             },
         })
     }
-}
-
-/// A name that stands in lines of text and in reports: no blanks, no control characters.
-fn is_person(name: &str) -> bool {
-    let plain = |c: char| !c.is_whitespace() && !c.is_control();
-    (1..=PERSON_BYTES_MAX).contains(&name.len()) && name.chars().all(plain)
 }
 
 impl fmt::Display for Scope {

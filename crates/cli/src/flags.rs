@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use base::{Role, TenantId, TokenName, UtcDay};
+use base::{PersonName, Role, TenantId, TokenName, UtcDay};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rpc::{SecretName, Until};
 
@@ -252,6 +252,9 @@ pub(crate) enum Token {
         /// admin, member, app, readonly or auditor
         #[arg(long, value_parser = ROLE)]
         role: Role,
+        /// The natural person that it stands for: whose limits it counts against, and whom reports name
+        #[arg(long, value_name = "PERSON")]
+        person: Option<PersonName>,
         /// When it ends by itself: 2s, 10m, 30d, or RFC 3339 [default: never]
         #[arg(long, value_name = "WHEN")]
         expires: Option<Until>,

@@ -131,11 +131,13 @@ fn tenants_command(tenants: Tenants) -> Result<Command, Fault> {
             id,
             name,
             role,
+            person,
             expires,
         }) => Command::TokenIssue {
             id,
             name,
             role,
+            person,
             expires,
         },
         Tenants::Token(Token::List { id }) => Command::TokenList { id },

@@ -18,6 +18,7 @@ pub(crate) const TENANTS: &[(&str, Align)] = &[
 pub(crate) const TOKENS: &[(&str, Align)] = &[
     ("NAME", Align::Left),
     ("ROLE", Align::Left),
+    ("PERSON", Align::Left),
     ("STATE", Align::Left),
     ("PREFIX", Align::Left),
     ("CREATED", Align::Left),
@@ -91,6 +92,9 @@ fn token_cells(row: &TokenView) -> Vec<String> {
     vec![
         row.name.to_string(),
         row.role.to_string(),
+        row.person
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string),
         row.state.as_str().to_owned(),
         row.prefix.clone(),
         row.created_at.to_string(),

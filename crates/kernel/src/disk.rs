@@ -172,10 +172,8 @@ impl Kernel {
 
 #[cfg(test)]
 mod tests {
-    use base::Role;
-
     use super::*;
-    use crate::fixture::{acme, begun};
+    use crate::fixture::{acme, app_token, begun};
     use crate::{Caller, Purpose, Refused};
 
     #[tokio::test]
@@ -183,8 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, _operator) = begun(&dir.path().join("data")).await;
         let resident = kernel.directory().tenant(&acme()).unwrap();
-        let name = "ci".parse().unwrap();
-        let token = kernel.add_token(&resident, name, Role::App, None).await;
+        let token = kernel.add_token(&resident, app_token("ci")).await;
         let text = token.unwrap().text;
         let caller = || Caller::from_token(text.expose_str().unwrap());
         assert!(kernel.admit(caller()).await.is_ok());

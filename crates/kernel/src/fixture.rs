@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Clock, TenantId};
+use base::{Clock, Role, TenantId};
 
 use crate::journal_record::Sent;
 use crate::lifecycle::NewTenant;
+use crate::tokens::NewToken;
 use crate::{DataRoot, Kernel, KernelOptions, Limits, Operator, SystemClock, Tier, Tiers};
 
 /// The name of the one tenant.
@@ -59,6 +60,16 @@ pub(crate) async fn open_at(path: &Path, clock: Arc<dyn Clock>) -> (Kernel, Oper
         open_databases: 8,
     };
     Kernel::open(options).await.unwrap()
+}
+
+/// A token of this name for an application.
+pub(crate) fn app_token(name: &str) -> NewToken {
+    NewToken {
+        name: name.parse().unwrap(),
+        role: Role::App,
+        person: None,
+        expires: None,
+    }
 }
 
 /// An attempt of the first token, with this hold.

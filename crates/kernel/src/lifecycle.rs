@@ -16,7 +16,7 @@ use crate::resident::{Account, Resident, Status, WrappedKeys};
 use crate::root::{TOPICS, open_sub, private_dir, sync_dir};
 use crate::sweep::Operator;
 use crate::tenant::Tenant;
-use crate::tokens::{FIRST_TOKEN, IssuedToken};
+use crate::tokens::{FIRST_TOKEN, IssuedToken, NewToken};
 
 /// What a new tenant starts with.
 #[derive(Clone, Debug)]
@@ -95,7 +95,13 @@ impl Kernel {
         self.record_change(operator, &resident, "tenant.create", detail)
             .await?;
         let name: TokenName = FIRST_TOKEN.parse().map_err(|_| KernelError::Busy)?;
-        let token = self.add_token(&resident, name, Role::Admin, None).await?;
+        let first = NewToken {
+            name,
+            role: Role::Admin,
+            person: None,
+            expires: None,
+        };
+        let token = self.add_token(&resident, first).await?;
         Ok((Tenant::mint_for_operator(self, &resident, operator), token))
     }
 

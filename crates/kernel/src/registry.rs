@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
+use base::{PersonName, Role, TenantId, TenantUid, Timestamp, TokenName};
 use store::sql::params;
 use store::{ReadTx, StoreError, WriteTx};
 use tokio_util::sync::CancellationToken;
@@ -140,11 +140,13 @@ pub(crate) struct TenantRow {
 }
 
 /// A token as its registry row says.
+#[derive(Clone)]
 pub(crate) struct TokenRow {
     pub(crate) hash: [u8; 32],
     pub(crate) uid: TenantUid,
     pub(crate) name: TokenName,
     pub(crate) role: Role,
+    pub(crate) person: Option<PersonName>,
     pub(crate) created: Timestamp,
     pub(crate) expires: Option<i64>,
     pub(crate) revoked: Option<i64>,
@@ -159,6 +161,7 @@ impl TokenRow {
             hash: self.hash,
             name: self.name,
             role: self.role,
+            person: self.person,
             created: self.created,
             expires_ms: AtomicI64::new(self.expires.unwrap_or(i64::MAX)),
             revoked_ms: AtomicI64::new(self.revoked.unwrap_or(i64::MAX)),
@@ -166,6 +169,7 @@ impl TokenRow {
             last_used_saved: AtomicI32::new(last_used),
             ended: CancellationToken::new(),
             party: AtomicU64::new(0),
+            person_party: AtomicU64::new(0),
             refusals: Mutex::new(Storm::default()),
         })
     }
@@ -205,15 +209,18 @@ pub(crate) fn tenants(tx: &ReadTx<'_>) -> Result<Vec<TenantRow>, StoreError> {
 }
 
 pub(crate) fn tokens(tx: &ReadTx<'_>) -> Result<Vec<TokenRow>, StoreError> {
-    let sql = "SELECT hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day FROM tokens";
+    let sql = "SELECT hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day, person FROM tokens";
     tx.query(sql, params![], ROWS_MAX, |row| {
         let name: String = row.get(2)?;
         let role: String = row.get(3)?;
+        let person: Option<String> = row.get(8)?;
+        let person = person.map(|name| name.parse()).transpose();
         Ok(TokenRow {
             hash: row.get(0)?,
             uid: TenantUid::from_bytes(row.get(1)?),
             name: name.parse().map_err(|_| StoreError::Damaged)?,
             role: role.parse().map_err(|_| StoreError::Damaged)?,
+            person: person.map_err(|_| StoreError::Damaged)?,
             created: Timestamp::from_unix_ms(row.get(4)?),
             expires: row.get(5)?,
             revoked: row.get(6)?,
@@ -326,8 +333,8 @@ pub(crate) fn remove_tenant(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<(), 
 
 pub(crate) fn insert_token(tx: &mut WriteTx<'_>, row: &TokenRow) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO tokens (hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO tokens (hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day, person)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             row.hash,
             row.uid.as_bytes(),
@@ -336,7 +343,8 @@ pub(crate) fn insert_token(tx: &mut WriteTx<'_>, row: &TokenRow) -> Result<(), S
             row.created.unix_ms(),
             row.expires,
             row.revoked,
-            row.last_used
+            row.last_used,
+            row.person.as_ref().map(PersonName::as_str)
         ],
     )
     .map(|_| ())

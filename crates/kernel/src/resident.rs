@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use base::{Role, TenantId, TenantUid, Timestamp, TokenName};
+use base::{PersonName, Role, TenantId, TenantUid, Timestamp, TokenName};
 use store::{Place, Seq};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -284,6 +284,8 @@ pub(crate) struct TokenEntry {
     pub(crate) hash: [u8; 32],
     pub(crate) name: TokenName,
     pub(crate) role: Role,
+    /// Whom it stands for.
+    pub(crate) person: Option<PersonName>,
     pub(crate) created: Timestamp,
     /// `i64::MAX`: never.
     pub(crate) expires_ms: AtomicI64,
@@ -297,6 +299,8 @@ pub(crate) struct TokenEntry {
     pub(crate) ended: CancellationToken,
     /// Where its counters are, from its first call on; 0 before.
     pub(crate) party: AtomicU64,
+    /// The same of its person.
+    pub(crate) person_party: AtomicU64,
     pub(crate) refusals: Mutex<Storm>,
 }
 
@@ -317,6 +321,7 @@ impl TokenEntry {
             hash: self.hash,
             name: self.name.clone(),
             role: self.role,
+            person: self.person.clone(),
             created: self.created,
             expires_ms: AtomicI64::new(self.expires_ms.load(Ordering::Relaxed)),
             revoked_ms: AtomicI64::new(self.revoked_ms.load(Ordering::Relaxed)),
@@ -324,6 +329,7 @@ impl TokenEntry {
             last_used_saved: AtomicI32::new(self.last_used_saved.load(Ordering::Relaxed)),
             ended: self.ended.clone(),
             party: AtomicU64::new(0),
+            person_party: AtomicU64::new(0),
             refusals: Mutex::new(Storm::default()),
         })
     }

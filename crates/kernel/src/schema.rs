@@ -75,6 +75,10 @@ pub(crate) static REGISTRY: Schema = Schema {
             PRIMARY KEY (uid, seq)
         ) STRICT, WITHOUT ROWID;
     ",
+        "
+        -- The natural person that a token stands for.
+        ALTER TABLE tokens ADD COLUMN person TEXT;
+    ",
     ],
 };
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::{Role, Timestamp, TokenName, UtcDay, limits};
+use base::{PersonName, Role, Timestamp, TokenName, UtcDay, limits};
 use vault::{Secret, Token};
 
 use crate::audit::Entry;
@@ -27,6 +27,8 @@ pub struct TokenInfo {
     pub name: TokenName,
     /// What it may do.
     pub role: Role,
+    /// The natural person that it stands for.
+    pub person: Option<PersonName>,
     /// When it was issued.
     pub created: Timestamp,
     /// When it ends by itself.
@@ -39,12 +41,27 @@ pub struct TokenInfo {
     pub valid: bool,
 }
 
+/// A token that is to be issued.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// Its name, unique among the tenant's living tokens.
+    pub name: TokenName,
+    /// What it may do.
+    pub role: Role,
+    /// The natural person that it stands for: whose limits it counts against, and whom rows and entries name.
+    pub person: Option<PersonName>,
+    /// When it ends by itself.
+    pub expires: Option<Timestamp>,
+}
+
 /// A token just issued: the only place where its text stands.
 pub struct IssuedToken {
     /// Its name.
     pub name: TokenName,
     /// What it may do.
     pub role: Role,
+    /// The natural person that it stands for.
+    pub person: Option<PersonName>,
     /// The text to hand over.
     pub text: Secret,
     /// When it ends by itself.
@@ -60,17 +77,16 @@ impl Kernel {
         &self,
         operator: &Operator,
         tenant: &Tenant,
-        name: TokenName,
-        role: Role,
-        expires: Option<Timestamp>,
+        new: NewToken,
     ) -> Result<IssuedToken, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
         let now = self.now();
         let valid = self.valid_tokens(tenant.resident(), now);
-        if valid.iter().any(|token| token.name == name) {
+        if valid.iter().any(|token| token.name == new.name) {
             return Err(KernelError::Exists(format!(
-                "{} has a token named {name} already; rotate or revoke it",
-                tenant.id()
+                "{} has a token named {} already; rotate or revoke it",
+                tenant.id(),
+                new.name
             )));
         }
         if valid.len() >= limits::TOKENS_PER_TENANT_MAX {
@@ -79,16 +95,22 @@ impl Kernel {
                 "a tenant may have {max} tokens; revoke one first"
             )));
         }
-        if expires.is_some_and(|at| at <= now) {
+        if new.expires.is_some_and(|at| at <= now) {
             return Err(KernelError::Refused(
                 "the expiry lies in the past".to_owned(),
             ));
         }
         self.load(tenant.resident()).await?;
-        let detail = [("name", name.to_string()), ("role", role.to_string())].into();
+        let mut detail = BTreeMap::from([
+            ("name", new.name.to_string()),
+            ("role", new.role.to_string()),
+        ]);
+        if let Some(person) = &new.person {
+            detail.insert("person", person.to_string());
+        }
         self.record_change(operator, tenant.resident(), "token.issue", detail)
             .await?;
-        self.add_token(tenant.resident(), name, role, expires).await
+        self.add_token(tenant.resident(), new).await
     }
 
     /// The tokens of a tenant, revoked and expired ones included.
@@ -99,6 +121,7 @@ impl Kernel {
         let info = |token: &Arc<TokenEntry>| TokenInfo {
             name: token.name.clone(),
             role: token.role,
+            person: token.person.clone(),
             created: token.created,
             expires: at(token.expires_ms.load(Ordering::Relaxed)),
             revoked: at(token.revoked_ms.load(Ordering::Relaxed)),
@@ -186,32 +209,30 @@ impl Kernel {
     pub(crate) async fn add_token(
         &self,
         resident: &Arc<Resident>,
-        name: TokenName,
-        role: Role,
-        expires: Option<Timestamp>,
+        new: NewToken,
     ) -> Result<IssuedToken, KernelError> {
         let (text, hash) = Token::generate(&resident.id);
-        let row = |name: TokenName, created| TokenRow {
+        let row = TokenRow {
             hash,
             uid: resident.uid,
-            name,
-            role,
-            created,
-            expires: expires.map(Timestamp::unix_ms),
+            name: new.name.clone(),
+            role: new.role,
+            person: new.person.clone(),
+            created: self.now(),
+            expires: new.expires.map(Timestamp::unix_ms),
             revoked: None,
             last_used: None,
         };
-        let created = self.now();
-        let stored = row(name.clone(), created);
+        let stored = row.clone();
         self.registry_write(move |tx| registry::insert_token(tx, &stored))
             .await?;
-        self.directory()
-            .add_token(row(name.clone(), created).entry(resident));
+        self.directory().add_token(row.entry(resident));
         Ok(IssuedToken {
-            name,
-            role,
+            name: new.name,
+            role: new.role,
+            person: new.person,
             text,
-            expires,
+            expires: new.expires,
         })
     }
 
@@ -237,9 +258,13 @@ impl Kernel {
         .into();
         self.record_change(operator, resident, "token.rotate", detail)
             .await?;
-        let issued = self
-            .add_token(resident, name.clone(), newest.role, expires)
-            .await?;
+        let fresh = NewToken {
+            name: name.clone(),
+            role: newest.role,
+            person: newest.person.clone(),
+            expires,
+        };
+        let issued = self.add_token(resident, fresh).await?;
         self.end_tokens(&named, self.now().plus(grace)).await?;
         Ok(issued)
     }

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use base::{Money, Role, Usage, UsageSource};
+use base::{Money, Role, Timestamp, Usage, UsageSource};
 use kernel::quota::{Demand, Quota};
-use kernel::tokens::IssuedToken;
+use kernel::tokens::{IssuedToken, NewToken};
 use kernel::{
     Admission, Caller, KernelError, Limits, OpenAttempt, Outcome, Refused, Settlement, Tenant,
 };
@@ -88,26 +88,28 @@ async fn a_token_opens_its_tenant_and_no_other_text_does() {
     }
 }
 
+fn app(expires: Option<Timestamp>) -> NewToken {
+    NewToken {
+        name: "ci".parse().unwrap(),
+        role: Role::App,
+        person: None,
+        expires,
+    }
+}
+
 #[tokio::test]
 async fn expiry_rotation_grace_and_revocation_bite_at_once() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, first) = home.tenant("acme").await.unwrap();
-    let name = "ci".parse().unwrap();
     let expires = home.kernel.now().plus(Duration::from_secs(60));
     let ci = home
         .kernel
-        .issue_token(&home.operator, &tenant, name, Role::App, Some(expires))
+        .issue_token(&home.operator, &tenant, app(Some(expires)))
         .await
         .unwrap();
     let again = home
         .kernel
-        .issue_token(
-            &home.operator,
-            &tenant,
-            "ci".parse().unwrap(),
-            Role::App,
-            None,
-        )
+        .issue_token(&home.operator, &tenant, app(None))
         .await;
     assert!(matches!(again, Err(KernelError::Exists(_))));
     let admission = admit(&home, text(&ci)).await.unwrap();

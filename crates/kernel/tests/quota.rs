@@ -10,6 +10,7 @@ use base::{Money, Role, Timestamp, Usage, UsageSource};
 use kernel::ledger::Reserved;
 use kernel::lifecycle::QuotaChange;
 use kernel::quota::{Demand, Gauge, Quota, Scope, Whose};
+use kernel::tokens::NewToken;
 use kernel::{
     Admission, CallSlot, Caller, Charge, Exceeded, KernelError, Limits, OpenAttempt, Outcome,
     Settlement, Tenant,
@@ -154,15 +155,15 @@ async fn tokens_have_limits_and_counters_of_their_own_over_rotation_and_restart(
         .tenant_with("acme", limits(&[(day, 1_000)]))
         .await
         .unwrap();
+    let ci = NewToken {
+        name: "ci".parse().unwrap(),
+        role: Role::App,
+        person: None,
+        expires: None,
+    };
     let ci = home
         .kernel
-        .issue_token(
-            &home.operator,
-            &tenant,
-            "ci".parse().unwrap(),
-            Role::App,
-            None,
-        )
+        .issue_token(&home.operator, &tenant, ci)
         .await
         .unwrap();
     change(&home, &tenant, "each-token", &[(day, Some(100))], None)

@@ -1,6 +1,6 @@
 //! What an operator may ask.
 
-use base::{Limits, Role, Scope, TenantId, TokenName, UtcDay};
+use base::{Limits, PersonName, Role, Scope, TenantId, TokenName, UtcDay};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, Changes};
@@ -110,6 +110,13 @@ pub enum Command {
         /// What it may do.
         #[serde(with = "text")]
         role: Role,
+        /// The natural person that it stands for.
+        #[serde(
+            default,
+            with = "text::option",
+            skip_serializing_if = "Option::is_none"
+        )]
+        person: Option<PersonName>,
         /// When it ends by itself.
         #[serde(default, with = "text::option")]
         expires: Option<Until>,

@@ -1,6 +1,6 @@
 //! Tenants, tokens and limits as the protocol shows them.
 
-use base::{Limits, Markup, Role, Scope, TenantId, TenantUid, Timestamp, TokenName};
+use base::{Limits, Markup, PersonName, Role, Scope, TenantId, TenantUid, Timestamp, TokenName};
 use serde::{Deserialize, Serialize};
 
 use crate::{Credential, limits, text};
@@ -163,6 +163,13 @@ pub struct TokenView {
     /// What it may do.
     #[serde(with = "text")]
     pub role: Role,
+    /// The natural person that it stands for.
+    #[serde(
+        default,
+        with = "text::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub person: Option<PersonName>,
     /// How it begins, as log lines show it: `tk_acme_`.
     pub prefix: String,
     /// Whether it works.
@@ -242,6 +249,13 @@ pub struct IssuedToken {
     /// What it may do.
     #[serde(with = "text")]
     pub role: Role,
+    /// The natural person that it stands for.
+    #[serde(
+        default,
+        with = "text::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub person: Option<PersonName>,
     /// The token.
     pub token: Credential,
     /// When it ends by itself.

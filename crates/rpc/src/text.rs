@@ -5,7 +5,8 @@
 use std::fmt;
 
 use base::{
-    Markup, Money, Role, Scope, TenantId, TenantUid, Timestamp, TokenName, UsageSource, UtcDay,
+    Markup, Money, PersonName, Role, Scope, TenantId, TenantUid, Timestamp, TokenName, UsageSource,
+    UtcDay,
 };
 use serde::de::Visitor;
 use serde::{Deserializer, Serializer};
@@ -113,7 +114,9 @@ macro_rules! text_by_display {
     )+};
 }
 
-text_by_display!(TenantId, TokenName, Role, Scope, SecretName, Until);
+text_by_display!(
+    TenantId, TokenName, PersonName, Role, Scope, SecretName, Until
+);
 
 impl Text for Money {
     fn write(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use base::limits::{BODY_TIME_MAX, RATECARD_BYTES_MAX};
-use base::{Role, TenantId, TokenName};
+use base::{PersonName, Role, TenantId, TokenName};
 use bytes::Bytes;
 use gateway::identify;
 use gateway::refusal::Refusal;
@@ -129,6 +129,8 @@ struct Issue {
     #[serde(with = "text")]
     role: Role,
     #[serde(default, with = "text::option")]
+    person: Option<PersonName>,
+    #[serde(default, with = "text::option")]
     expires: Option<Until>,
 }
 
@@ -174,12 +176,14 @@ async fn command(
             let Issue {
                 name,
                 role,
+                person,
                 expires,
             } = read(body).await?;
             Command::TokenIssue {
                 id,
                 name,
                 role,
+                person,
                 expires,
             }
         }

@@ -263,6 +263,41 @@ def test_each_token_has_its_own_limit_and_reads_its_own_line(gw):
     assert ask(fresh).status_code == 429
 
 
+def test_a_person_has_its_own_limit_over_all_its_tokens(sim):
+    gateway = Gateway(sim)
+    try:
+        gateway.start()
+        tenant = gateway.tenant()
+        mine = [gateway.issue(tenant, name, "member", "--person", "ann@example.com") for name in ("phone", "laptop")]
+        bobs = gateway.issue(tenant, "desk", "member", "--person", "bob")
+        refused = gateway.cli("tenants", "token", "issue", tenant.id, "--name", "x", "--role", "app", "--person", "a b")
+        assert refused.returncode == 2 and "not a valid name of a person" in refused.stderr
+        gateway.json("tenants", "quota", "set", tenant.id, "--scope", "each-person", "--requests-per-day", "3")
+        gateway.json("tenants", "quota", "set", tenant.id, "--scope", "person:bob", "--requests-per-day", "1")
+
+        def ask(token: str) -> httpx.Response:
+            body = {"model": "sim-fast", "messages": user("Hi [[sim:fixed_usage=10:5]]")}
+            return tenant.post("/v1/chat/completions", body, headers={"authorization": f"Bearer {token}"})
+
+        assert [ask(token).status_code for token in (*mine, bobs, bobs)] == [200, 200, 200, 429]
+        # A rotated secret stands for the same person, over a kill too.
+        mine[1] = gateway.json("tenants", "token", "rotate", tenant.id, "--name", "laptop")["token"]
+        gateway.kill()
+        gateway.start()
+        assert [ask(mine[1]).status_code, ask(mine[0]).status_code, ask(bobs).status_code] == [200, 429, 429]
+        assert "requests_per_day of this person" in ask(mine[0]).json()["error"]["message"]
+        shown = {row["name"]: row.get("person") for row in gateway.json("tenants", "show", tenant.id)["tokens"]}
+        assert shown == {"default": None, "phone": "ann@example.com", "laptop": "ann@example.com", "desk": "bob"}
+        assert sorted(row["person"] for row in gateway.rows(tenant.id)) == ["ann@example.com"] * 3 + ["bob"]
+        # Each sees what it used, and nobody else's.
+        usage = gateway.http.get("/tenant/v1/quota", headers={"authorization": f"Bearer {mine[0]}"}).json()
+        assert [party["name"] for party in usage["persons"]] == ["ann@example.com"]
+        found = gateway.http.get("/tenant/v1/audit", headers=tenant.bearer, params={"person": "bob"}).json()
+        assert {row["decision"] for row in found["entries"]} == {"allow", "deny"}
+    finally:
+        gateway.close()
+
+
 def test_the_settings_show_the_limits_that_hold_now(gw):
     tenant = gw.tenant(None, "--tokens-per-day", "100000")
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Money, Role, Usage, UsageSource, limits};
+use base::{Money, Usage, UsageSource, limits};
 use store::sql::params;
 use store::{StoreError, WriteTx};
 
@@ -12,7 +12,7 @@ use crate::audit::level::Level;
 use crate::audit::notes::Asked;
 use crate::audit::person::Whose;
 use crate::audit::verify::{AuditError, LogFault};
-use crate::fixture::{acme, begun, open};
+use crate::fixture::{acme, app_token, begun, open};
 use crate::{
     Admission, AttemptFacts, Caller, Demand, Kernel, KernelError, OpenAttempt, Operator, Outcome,
     Settlement, Tenant, Tier, Tiers,
@@ -43,7 +43,7 @@ async fn house(path: &Path, level: Level) -> (Kernel, Operator, Admission) {
 
 async fn caller(kernel: &Kernel, operator: &Operator, name: &str) -> Admission {
     let tenant = kernel.tenant(operator, &acme()).unwrap();
-    let issued = kernel.issue_token(operator, &tenant, name.parse().unwrap(), Role::App, None);
+    let issued = kernel.issue_token(operator, &tenant, app_token(name));
     let text = issued.await.unwrap().text;
     let text = String::from_utf8(text.expose().to_vec()).unwrap();
     kernel.admit(Caller::from_token(&text)).await.ok().unwrap()

@@ -1,11 +1,12 @@
 //! What a tenant's capability reserves and reads of its quotas.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::Guard;
 use base::Timestamp;
 
+use super::meters::PartyId;
 use super::{
     Caller, Demand, Exceeded, Gauge, Limits, LimitsInForce, Meters, Override, PartyKind,
     Reservation, Standing, Unit,
@@ -115,7 +116,7 @@ impl Tenant {
     }
 }
 
-/// The counters of the one who calls. The token keeps their place, so that a name is looked up at its first call only.
+/// The counters of the one who calls, and of the person whom it stands for.
 fn caller(
     counters: &mut Meters,
     token: Option<&TokenEntry>,
@@ -124,21 +125,32 @@ fn caller(
     let Some(token) = token else {
         return Ok(Caller::default());
     };
-    let known = super::meters::PartyId::unpacked(token.party.load(Ordering::Relaxed))
-        .filter(|id| counters.knows(*id));
-    let id = match known {
-        Some(id) => id,
-        None => {
-            let id = counters
-                .party_id(PartyKind::Token, token.name.as_str(), now)
-                .ok_or_else(|| Meters::crowded(now))?;
-            token.party.store(id.packed(), Ordering::Relaxed);
-            id
-        }
-    };
+    let mut party = |place: &AtomicU64, kind, name: &str| party(counters, place, (kind, name), now);
+    let own = party(&token.party, PartyKind::Token, token.name.as_str())?;
+    let person = token.person.as_ref().map(|person| {
+        let name = person.as_str();
+        party(&token.person_party, PartyKind::Person, name)
+    });
     Ok(Caller {
-        // A token stands for no person; credentials of persons come with their own admission.
-        person: None,
-        token: Some(id),
+        person: person.transpose()?,
+        token: Some(own),
     })
+}
+
+/// One party's counters. The token keeps their place, so that a name is looked up at its first call only.
+fn party(
+    counters: &mut Meters,
+    place: &AtomicU64,
+    (kind, name): (PartyKind, &str),
+    now: Timestamp,
+) -> Result<PartyId, Exceeded> {
+    let known = PartyId::unpacked(place.load(Ordering::Relaxed)).filter(|id| counters.knows(*id));
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let id = counters
+        .party_id(kind, name, now)
+        .ok_or_else(|| Meters::crowded(now))?;
+    place.store(id.packed(), Ordering::Relaxed);
+    Ok(id)
 }

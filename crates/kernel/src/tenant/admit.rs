@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base::{Role, TokenName};
+use base::{PersonName, Role, TokenName};
 use store::StoreError;
 use tokio_util::sync::CancellationToken;
 use vault::Token;
@@ -194,10 +194,10 @@ impl Admission {
         &self.token.name
     }
 
-    /// The natural person, where the credential stands for one. Tokens do not.
+    /// The natural person, where the credential stands for one.
     #[must_use]
     pub fn person(&self) -> Option<&str> {
-        None
+        self.token.person.as_ref().map(PersonName::as_str)
     }
 
     /// The settings in force when the caller was admitted.

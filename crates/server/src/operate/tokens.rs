@@ -1,7 +1,7 @@
 //! Tokens of a tenant.
 
-use base::{Role, TenantId, Timestamp, TokenName};
-use kernel::tokens::{FIRST_TOKEN, TokenInfo};
+use base::{PersonName, Role, TenantId, Timestamp, TokenName};
+use kernel::tokens::{FIRST_TOKEN, NewToken, TokenInfo};
 use kernel::{Operator, Tenant};
 use rpc::{
     Answer, Credential, Fault, FaultCode, IssuedToken, RotatedTokens, Row, TokenState, TokenView,
@@ -17,15 +17,19 @@ impl Office {
         &self,
         operator: &Operator,
         id: &TenantId,
-        name: TokenName,
-        role: Role,
+        (name, role, person): (TokenName, Role, Option<PersonName>),
         expires: Option<Until>,
     ) -> Result<Answer, Fault> {
-        let expires = self.end_of("expires", expires)?;
+        let new = NewToken {
+            name,
+            role,
+            person,
+            expires: self.end_of("expires", expires)?,
+        };
         let tenant = self.tenant(operator, id)?;
         let token = self
             .kernel
-            .issue_token(operator, &tenant, name, role, expires)
+            .issue_token(operator, &tenant, new)
             .await
             .map_err(fault)?;
         issued(id, &token, None).map(Answer::Issued)
@@ -125,6 +129,7 @@ fn issued(
         tenant: tenant.clone(),
         name: token.name.clone(),
         role: token.role,
+        person: token.person.clone(),
         token: credential(token)?,
         expires_at: token.expires,
         old_valid_until,
@@ -144,6 +149,7 @@ pub(super) fn view(tenant: &Tenant, token: TokenInfo, now: Timestamp) -> TokenVi
     TokenView {
         name: token.name,
         role: token.role,
+        person: token.person,
         prefix: format!("tk_{}_", tenant.id()),
         state,
         created_at: token.created,

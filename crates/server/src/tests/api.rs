@@ -61,6 +61,7 @@ async fn roles_are_those_of_the_table() {
             id: "acme".parse().unwrap(),
             name: format!("as-{role}").parse().unwrap(),
             role,
+            person: None,
             expires: None,
         };
         let (_, Ok(Answer::Issued(issued))) = house.ask(issue).await else {
