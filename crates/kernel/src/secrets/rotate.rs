@@ -174,11 +174,14 @@ fn reseal(
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::mpsc;
 
+    use store::{Engine, EngineConfig};
     use vault::Secret;
 
     use super::*;
-    use crate::fixture::{acme, begun, open};
+    use crate::fixture::{acme, app_token, begun, open};
+    use crate::{Caller, Refused};
 
     /// A data directory whose tenant holds these secrets.
     async fn with_secrets(path: &Path, names: &[&str]) -> (Kernel, Operator) {
@@ -257,6 +260,47 @@ mod tests {
             let (kernel, operator) = open(&path).await;
             all_open(&kernel, &operator, &["a", "b"]).await;
         }
+    }
+
+    /// Somebody who reads the registry keeps its log from being cut, and so an interrupted rotation from its end.
+    #[tokio::test]
+    async fn a_tenant_that_cannot_be_opened_just_now_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let (kernel, operator) = with_secrets(&path, &["a"]).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        let issued = kernel.issue_token(&operator, &tenant, app_token("ci"));
+        let token = issued.await.unwrap().text;
+        let resident = kernel.directory().tenant(&acme()).unwrap();
+        let fresh = kernel.lay_fresh_keys(&resident).await.unwrap();
+        kernel.reseal(&resident, &fresh).await.unwrap();
+        drop((kernel, operator, tenant, resident));
+
+        let (kernel, operator) = open(&path).await;
+        let text = std::str::from_utf8(token.expose()).unwrap();
+        let admitted = || kernel.admit(Caller::from_token(text));
+        let config = EngineConfig {
+            writers: 1,
+            readers: 1,
+            open_max: 2,
+        };
+        let other = Engine::start(config).unwrap();
+        let ((begun, reads), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        let reading = other.read(kernel.registry_place(), move |tx| {
+            let one = tx.query_one("SELECT 1 FROM tenants", params![], |_| Ok(()))?;
+            begun.send(one).unwrap();
+            let _let_go = ended.recv();
+            Ok(())
+        });
+        reads.recv().unwrap();
+        assert!(matches!(admitted().await, Err(Refused::NotOpened)));
+        drop(end);
+        reading.await.unwrap();
+        assert!(admitted().await.is_ok());
+        all_open(&kernel, &operator, &["a"]).await;
+        kernel.log().flush();
+        let log = kernel.root().dir().read_to_string("gateway.log").unwrap();
+        assert!(log.contains("a tenant does not open"), "{log}");
     }
 
     #[tokio::test]
