@@ -29,7 +29,7 @@ struct Package {
 
 const LITELLM: Package = Package {
     name: "litellm",
-    version: "1.80.0",
+    version: "1.106.2",
 };
 const PORTKEY: Package = Package {
     name: "portkey",
