@@ -27,7 +27,10 @@ const CASES: [(&str, &[&str]); 13] = [
     ("re_pair", &["error[E0616]", "error[E0308]"]),
     ("forge_permit", &["error[E0451]"]),
     ("double_settle", &["error[E0382]"]),
-    ("lost_hold", &["error: unused `Hold` that must be used"]),
+    (
+        "lost_hold",
+        &["error: unused boxed `Hold` that must be used"],
+    ),
     ("operator_reads", &["error[E0599]", "error[E0599]"]),
     ("leak", &["error[E0277]"; 3]),
     // Two: neither the borrow of the transaction nor the transaction itself outlives the closure.
