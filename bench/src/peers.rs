@@ -82,7 +82,8 @@ async fn litellm(kept: &Path, folder: &Path, core: usize, mock: SocketAddr) -> R
         &config,
         &format!(
             "model_list:\n  - model_name: {MODEL}\n    litellm_params: {{ model: openai/{MODEL}, api_base: \"http://{mock}/v1\", api_key: sk-bench }}\n\
-             litellm_settings: {{ telemetry: false }}\n"
+             litellm_settings: {{ telemetry: false }}\n\
+             general_settings: {{ dangerously_permit_weak_or_unset_master_key: true }}\n"
         ),
     )?;
     let (host, port) = (addr.ip().to_string(), addr.port().to_string());
