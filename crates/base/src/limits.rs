@@ -28,12 +28,17 @@ pub const STREAM_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const ATTEMPTS_MAX: u32 = 4;
 /// Open tenant databases: 205 KiB and three descriptors each.
 pub const OPEN_DATABASES_MAX: usize = 512;
+/// A tenant database that nobody uses for so long is closed.
+pub const DATABASE_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Settlements of one tenant that wait for their fold.
 pub const FOLD_RECORDS: usize = 256;
 /// A settlement waits for its fold no longer than this.
 pub const FOLD_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a tenant's overlay file.
 pub const OVERLAY_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a document of rules, its tests included.
+pub const POLICY_BYTES_MAX: usize = 256 * 1024;
 /// How often a tenant's overlay file is looked at while the tenant is active.
 pub const OVERLAY_POLL: Duration = Duration::from_secs(1);
 /// Bytes of a rate-card file: the field's price file is under 2 MiB.

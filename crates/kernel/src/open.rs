@@ -110,6 +110,7 @@ impl Kernel {
             writers,
             readers: writers,
             open_max: open_databases,
+            idle_max: base::limits::DATABASE_IDLE_MAX,
         };
         let engine = Engine::on(&ground, config)?;
         let registry = registry_place(&root, &master)?;

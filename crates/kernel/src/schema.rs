@@ -262,6 +262,7 @@ mod tests {
             writers: 1,
             readers: 1,
             open_max: 2,
+            idle_max: base::limits::DATABASE_IDLE_MAX,
         })
         .unwrap();
         let key = Arc::new(Key::from_bytes([7; 32]));

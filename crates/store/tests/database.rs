@@ -8,11 +8,14 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use base::TenantUid;
 use store::{Engine, EngineConfig, Schema, StoreError};
 
-use crate::support::{A, Home, NOTES, NOTES_2, OTHER, at, block_on, home, home_with, key};
+use crate::support::{
+    A, Home, IDLE_MAX, NOTES, NOTES_2, OTHER, at, block_on, home, home_with, key,
+};
 
 #[test]
 fn a_write_is_read_back_by_the_other_thread() {
@@ -54,6 +57,7 @@ fn data_outlives_the_engine_and_leaves_no_log() {
         writers: 1,
         readers: 1,
         open_max: 1,
+        idle_max: IDLE_MAX,
     })
     .unwrap();
     let home = Home { dir, path, engine };
@@ -219,6 +223,7 @@ fn open_databases_are_bounded() {
         writers: 2,
         readers: 2,
         open_max: 4,
+        idle_max: IDLE_MAX,
     });
     for number in 0..20_u8 {
         let folder = home.file(&format!("tenant-{number}"));
@@ -243,11 +248,37 @@ fn open_databases_are_bounded() {
 }
 
 #[test]
+fn a_database_that_nobody_uses_is_closed_and_opens_again() {
+    let home = home_with(EngineConfig {
+        writers: 1,
+        readers: 1,
+        open_max: 4,
+        idle_max: Duration::from_millis(80),
+    });
+    let place = home.notes();
+    home.add(&place, "x").unwrap();
+    assert_eq!(home.engine.open_connections(), 1);
+    for _ in 0..10 {
+        // What is used stays open.
+        assert_eq!(home.bodies(&place), Ok(vec!["x".to_owned()]));
+        assert!(home.engine.open_connections() >= 1);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let closed = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        home.engine.open_connections() == 0
+    });
+    assert!(closed, "{} are open", home.engine.open_connections());
+    assert_eq!(home.bodies(&place), Ok(vec!["x".to_owned()]));
+}
+
+#[test]
 fn a_full_queue_refuses() {
     let home = home_with(EngineConfig {
         writers: 1,
         readers: 1,
         open_max: 1,
+        idle_max: IDLE_MAX,
     });
     let place = home.notes();
     home.bodies(&place).unwrap();

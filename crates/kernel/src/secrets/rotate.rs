@@ -283,6 +283,7 @@ mod tests {
             writers: 1,
             readers: 1,
             open_max: 2,
+            idle_max: base::limits::DATABASE_IDLE_MAX,
         };
         let other = Engine::start(config).unwrap();
         let ((begun, reads), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());

@@ -25,6 +25,8 @@ pub struct EngineConfig {
     /// Databases open at once for writing, and as many for reading; spread evenly over the
     /// threads, and the one used longest ago gives way.
     pub open_max: usize,
+    /// A database that nobody used for so long is closed; its next use opens it again.
+    pub idle_max: Duration,
 }
 
 /// Runs transactions on databases, each on the thread of its tenant.
@@ -84,14 +86,14 @@ impl Engine {
         let stage = ground.stage();
         let writer = || Kind::Writer;
         let writers = match stage {
-            None => Pool::start("store-writer", config.writers, open_max, open, writer)?,
+            None => Pool::start("store-writer", config.writers, &config, open, writer)?,
             Some(stage) => Pool::staged(Crew::Writers, stage, open_max, open, writer()),
         };
         let reader = || Kind::Reader {
             writers: writers.queues.iter().map(Queue::at_once).collect(),
         };
         let readers = match stage {
-            None => Pool::start("store-reader", config.readers, open_max, open, reader)?,
+            None => Pool::start("store-reader", config.readers, &config, open, reader)?,
             Some(stage) => Pool::staged(Crew::Readers, stage, open_max, open, reader()),
         };
         Ok(Self {
@@ -314,7 +316,7 @@ impl Pool {
     fn start(
         name: &str,
         threads: usize,
-        open_max: usize,
+        config: &EngineConfig,
         open_now: &Arc<AtomicUsize>,
         kind: impl Fn() -> Kind,
     ) -> Result<Self, StoreError> {
@@ -326,12 +328,13 @@ impl Pool {
         for index in 0..count {
             let (sender, jobs) = sync_channel::<Job>(QUEUE_JOBS);
             let (kind, open_now) = (kind(), Arc::clone(open_now));
-            let open_max = open_max.div_ceil(count);
+            let open_max = config.open_max.div_ceil(count);
+            let idle_max = config.idle_max;
             let thread = Builder::new()
                 .name(format!("{name}-{index}"))
                 .spawn(move || {
                     kind.take_its_class();
-                    Worker::new(kind, open_max, open_now).run(&jobs);
+                    Worker::new(kind, open_max, open_now).run(&jobs, idle_max);
                 })
                 .map_err(|_| StoreError::Io)?;
             pool.queues.push(Queue::Thread(sender));

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use crate::database::connection::{NotOpen, Open};
 use crate::database::engine::{QUEUE_WAIT, Queue};
@@ -50,6 +50,7 @@ impl Kind {
 struct Slot {
     open: Open,
     used: u64,
+    used_at: Instant,
 }
 
 // Nice levels below the threads that serve.
@@ -69,12 +70,38 @@ impl Worker {
         }
     }
 
-    /// Works until every sender is gone, then closes the databases.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        for job in jobs {
-            job(&mut self);
+    /// Works until every sender is gone, then closes the databases. One that nobody used for `idle_max` is closed before.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, idle_max: Duration) {
+        let look_every = (idle_max / 4).max(Duration::from_millis(1));
+        let mut looked = Instant::now();
+        loop {
+            match jobs.recv_timeout(look_every) {
+                Ok(job) => job(&mut self),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if looked.elapsed() >= look_every {
+                self.close_idle(idle_max);
+                looked = Instant::now();
+            }
         }
         self.close_all();
+    }
+
+    /// They cost memory and descriptors, and opening takes under a millisecond.
+    fn close_idle(&mut self, idle_max: Duration) {
+        let idle = |slot: &Slot| slot.used_at.elapsed() >= idle_max;
+        let names: Vec<PlaceName> = self
+            .open
+            .iter()
+            .filter(|(_, slot)| idle(slot))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            if let Some(slot) = self.open.remove(&name) {
+                close(slot.open, &self.open_now);
+            }
+        }
     }
 
     /// Closes every database.
@@ -170,6 +197,7 @@ impl Worker {
                 Slot {
                     open,
                     used: self.clock,
+                    used_at: Instant::now(),
                 },
             );
         }
@@ -179,6 +207,7 @@ impl Worker {
             return Err(StoreError::WrongKey);
         }
         slot.used = self.clock;
+        slot.used_at = Instant::now();
         Ok(&mut slot.open)
     }
 

@@ -8,6 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::TenantUid;
 use rustix::fs::{Mode, OFlags};
@@ -41,11 +42,15 @@ pub struct Home {
     pub engine: Engine,
 }
 
+/// Longer than any test.
+pub const IDLE_MAX: Duration = Duration::from_secs(3_600);
+
 pub fn home() -> Home {
     home_with(EngineConfig {
         writers: 2,
         readers: 2,
         open_max: 8,
+        idle_max: IDLE_MAX,
     })
 }
 
