@@ -14,21 +14,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("simulator", &["base", "llm"]),
     ("rpc", &["base"]),
     ("store", &["base", "vault"]),
-    ("kernel", &["base", "vault", "store"]),
+    ("policy", &["base", "vault"]),
+    ("kernel", &["base", "vault", "store", "policy"]),
     ("sandbox", &["base"]),
-    ("gateway", &["base", "llm", "kernel"]),
+    ("gateway", &["base", "llm", "policy", "kernel"]),
     ("agent", &["base", "llm", "kernel", "gateway", "sandbox"]),
     ("edge", &["base", "kernel", "agent"]),
     (
         "server",
         &[
-            "base", "rpc", "llm", "kernel", "gateway", "sandbox", "agent", "edge",
+            "base", "rpc", "llm", "policy", "kernel", "gateway", "sandbox", "agent", "edge",
         ],
     ),
     ("partywall", &["base", "rpc", "server", "simulator"]),
     ("testkit", &["base", "llm", "kernel"]),
     // Must never gain `store`: one of its cases proves that a crate without that line cannot open a database.
-    ("isolation", &["base", "llm", "kernel", "gateway"]),
+    ("isolation", &["base", "llm", "policy", "kernel", "gateway"]),
     ("simulation", &["base", "llm", "kernel", "gateway"]),
     // Nothing of ours: it stands for an auditor.
     ("tlog_auditor", &[]),
@@ -82,7 +83,9 @@ const POWERS: &[(&str, &[&str])] = &[
     // Errors without a type are for programs that only print them.
     ("anyhow", &["partywall", "tlog_auditor", "bench", "xtask"]),
     // Configuration is read where its types stand.
-    ("serde-saphyr", &["kernel", "server"]),
+    ("serde-saphyr", &["policy", "kernel", "server"]),
+    // One engine decides.
+    ("cedar-policy", &["policy"]),
 ];
 
 /// Checks each manifest of the tree against the tables above.
