@@ -28,6 +28,7 @@ pub fn facts(request: RequestId, model: &str) -> AttemptFacts {
         provider: "sim".to_owned(),
         provider_model: model.to_owned(),
         ratecard_version: Arc::from("v1"),
+        rule: "base.callers-work".into(),
         region: None,
         trace: None,
         standing: Standing::default(),

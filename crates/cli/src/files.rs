@@ -4,7 +4,7 @@ use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use base::limits::{RATECARD_BYTES_MAX, SECRET_BYTES_MAX};
+use base::limits::{POLICY_BYTES_MAX, RATECARD_BYTES_MAX, SECRET_BYTES_MAX};
 use rpc::{Credential, Fault, FaultCode};
 
 const CHECKPOINT_BYTES_MAX: usize = 64 * 1024;
@@ -45,6 +45,21 @@ pub(crate) fn ratecard(path: &Path) -> Result<String, Fault> {
     };
     if bytes.len() > RATECARD_BYTES_MAX {
         return Err(too_large());
+    }
+    String::from_utf8(bytes).map_err(|_| refused(format!("{} is not UTF-8 text", path.display())))
+}
+
+/// A document of rules, bounded; `-` is standard input.
+pub(crate) fn policy(path: &Path) -> Result<String, Fault> {
+    let bytes = match path == Path::new("-") {
+        true => bounded(std::io::stdin().lock(), POLICY_BYTES_MAX + 1, path)?,
+        false => bounded(open(path)?, POLICY_BYTES_MAX + 1, path)?,
+    };
+    if bytes.len() > POLICY_BYTES_MAX {
+        return Err(refused(format!(
+            "{} is larger than {POLICY_BYTES_MAX} bytes, the limit of a document of rules",
+            path.display()
+        )));
     }
     String::from_utf8(bytes).map_err(|_| refused(format!("{} is not UTF-8 text", path.display())))
 }

@@ -81,6 +81,9 @@ pub(crate) enum Ask {
     /// Usage and cost
     #[command(subcommand)]
     Billing(Billing),
+    /// A tenant's rules: who may do what
+    #[command(subcommand)]
+    Policy(Policy),
     /// A tenant's audit log
     #[command(subcommand)]
     Audit(Audit),
@@ -292,6 +295,81 @@ pub(crate) enum Quota {
         #[command(flatten)]
         change: QuotaChange,
     },
+}
+
+/// `partywall policy …`
+#[derive(Subcommand)]
+pub(crate) enum Policy {
+    /// Show the tenant's own document
+    Get {
+        /// The tenant
+        #[arg(long)]
+        tenant: TenantId,
+        /// Show the operator's rules instead, which alone permit
+        #[arg(long)]
+        base: bool,
+    },
+    /// Put a document in force; one whose own tests fail is refused
+    #[command(
+        after_help = "A document is YAML: 'policy' holds rules in Cedar that forbid, 'tests' what they must decide.\n\nExamples:\n  partywall policy set --tenant acme rules.yaml\n  partywall policy get --tenant acme | partywall policy set --tenant globex -"
+    )]
+    Set {
+        /// The tenant
+        #[arg(long)]
+        tenant: TenantId,
+        /// The document; '-' reads standard input
+        file: PathBuf,
+    },
+    /// Put a document's own tests to it and change nothing
+    Test {
+        /// The tenant
+        #[arg(long)]
+        tenant: TenantId,
+        /// The document; without it, the one that is set
+        file: Option<PathBuf>,
+    },
+    /// Say what would be decided, and by which rules
+    #[command(
+        after_help = "Example:\n  partywall policy explain --tenant acme --role app --token ci call_model gpt-4o"
+    )]
+    Explain(Explain),
+}
+
+/// `partywall policy explain …`
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// The tenant
+    #[arg(long)]
+    pub(crate) tenant: TenantId,
+    /// The role of who would act
+    #[arg(long)]
+    pub(crate) role: Role,
+    /// The name of its token
+    #[arg(
+        long = "token",
+        value_name = "NAME",
+        required_unless_present = "person"
+    )]
+    pub(crate) token_name: Option<TokenName>,
+    /// The person
+    #[arg(long)]
+    pub(crate) person: Option<PersonName>,
+    /// call_model, retrieve, invoke_tool, run_code, read_file, write_file, egress, open_terminal, read_audit or change_config
+    pub(crate) action: String,
+    /// The name of what is acted on: a model, a tool, a path, a host, ...
+    pub(crate) resource: String,
+    /// Of a call of a model: chat.completions, messages, embeddings
+    #[arg(long)]
+    pub(crate) operation: Option<String>,
+    /// Of a call of a model: its answer comes in pieces
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// Of a call of a model: it names tools
+    #[arg(long)]
+    pub(crate) tools: bool,
+    /// Of a connection [default: 443]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
 }
 
 /// `partywall secrets …`

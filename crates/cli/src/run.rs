@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use base::TenantId;
 use clap::CommandFactory;
-use rpc::{Command, Fault, FaultCode, Forget, NewTenant};
+use rpc::{Command, Fault, FaultCode, Forget, NewTenant, PolicyQuestion};
 
 use crate::backend::{self, Addresses, Place};
 use crate::export::Export;
 use crate::flags::{
-    Ask, Audit, Billing, Cli, Common, Config, Format, Quota, Ratecard, Secrets, Serve, Tenants,
-    Token,
+    Ask, Audit, Billing, Cli, Common, Config, Format, Policy, Quota, Ratecard, Secrets, Serve,
+    Tenants, Token,
 };
 use crate::print::Out;
 use crate::show::{self, Printer, Style};
@@ -81,6 +81,7 @@ fn command(ask: Ask) -> Result<Command, Fault> {
             to,
             detail,
         }),
+        Ask::Policy(policy) => policy_command(policy),
         Ask::Audit(audit) => audit_command(audit),
         Ask::Ratecard(ratecard) => ratecard_command(ratecard),
         Ask::Config(Config::Check { tenant }) => Ok(Command::ConfigCheck { tenant }),
@@ -187,6 +188,32 @@ fn secrets_command(secrets: Secrets) -> Result<Command, Fault> {
         Secrets::List { tenant } => Command::SecretsList { tenant },
         Secrets::Rotate { tenant } => Command::SecretsRotate { tenant },
         Secrets::Delete { tenant, name } => Command::SecretsDelete { tenant, name },
+    })
+}
+
+fn policy_command(policy: Policy) -> Result<Command, Fault> {
+    Ok(match policy {
+        Policy::Get { tenant, base } => Command::PolicyGet { tenant, base },
+        Policy::Set { tenant, file } => Command::PolicySet {
+            tenant,
+            document: files::policy(&file)?,
+        },
+        Policy::Test { tenant, file } => Command::PolicyTest {
+            tenant,
+            document: file.as_deref().map(files::policy).transpose()?,
+        },
+        Policy::Explain(asked) => Command::PolicyExplain(PolicyQuestion {
+            tenant: asked.tenant,
+            role: asked.role,
+            token: asked.token_name,
+            person: asked.person,
+            action: asked.action,
+            resource: asked.resource,
+            operation: asked.operation,
+            stream: asked.stream,
+            tools: asked.tools,
+            port: asked.port,
+        }),
     })
 }
 

@@ -8,6 +8,7 @@ use rpc::{Answer, Closed, Command, Fault, FaultCode, LedgerRow, RouteView, Row, 
 use crate::backend::Initialised;
 use crate::print::{Meter, Out, note};
 use crate::table::{Table, facts};
+use crate::view::policy::{policy_checked_text, policy_explained_text, policy_text};
 use crate::view::{
     PRICES, SECRETS, TENANTS, TOKENS, cells, content_text, created_text, doctor_text, quota_text,
     repaired_text, routes_text, status_text, tenant_text, token_text, verified_text,
@@ -108,6 +109,9 @@ impl Printer {
             Answer::AuditVerified(log) => self.one(log, || verified_text(log)),
             // The note itself, so that it can be kept as a file.
             Answer::AuditCheckpoint(signed) => self.one(signed, || signed.checkpoint.clone()),
+            Answer::Policy(policy) => self.one(policy, || policy_text(policy)),
+            Answer::PolicyChecked(checked) => self.one(checked, || policy_checked_text(checked)),
+            Answer::PolicyExplained(why) => self.one(why, || policy_explained_text(why)),
             Answer::RatecardImported(done) => self.one(done, || {
                 let head = format!(
                     "rate card {} is in force: {} models imported\n",

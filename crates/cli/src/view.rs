@@ -1,5 +1,7 @@
 //! What people read: rows as cells, answers as short pages.
 
+pub(crate) mod policy;
+
 use rpc::text::shown;
 use rpc::{
     AuditVerified, ContentPart, Doctor, IssuedToken, PriceRow, QuotaLine, QuotaView, Repaired,

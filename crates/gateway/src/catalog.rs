@@ -8,7 +8,7 @@ mod provider;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -97,6 +97,32 @@ pub struct Model {
     pub fallback: Vec<ModelName>,
 }
 
+/// Who may serve a model, and where: what rules speak of. In order, each once.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Servers {
+    pub(crate) providers: Vec<String>,
+    /// As far as the operator has said them.
+    pub(crate) regions: Vec<String>,
+}
+
+impl Servers {
+    fn of(model: &Model) -> Self {
+        let providers = model.routes.iter().map(|route| route.provider.name());
+        let regions = model
+            .routes
+            .iter()
+            .filter_map(|route| route.provider.region());
+        let once = |names: &mut dyn Iterator<Item = &str>| {
+            let names: BTreeSet<String> = names.map(str::to_owned).collect();
+            names.into_iter().collect()
+        };
+        Self {
+            providers: once(&mut { providers }),
+            regions: once(&mut { regions }),
+        }
+    }
+}
+
 /// A broken reference between parts of a catalog.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CatalogError {
@@ -135,6 +161,8 @@ impl std::error::Error for CatalogError {}
 pub struct Catalog {
     providers: Vec<Arc<Provider>>,
     models: Vec<Model>,
+    /// Who may serve each model, itself and what it falls back to apart.
+    servers: Vec<Servers>,
     by_name: HashMap<ModelName, usize>,
     tasks: BTreeMap<String, ModelName>,
 }
@@ -179,6 +207,7 @@ impl Catalog {
         }
         Ok(Self {
             providers,
+            servers: models.iter().map(Servers::of).collect(),
             models,
             by_name,
             tasks,
@@ -211,6 +240,25 @@ impl Catalog {
         self.by_name
             .get(name)
             .and_then(|index| self.models.get(*index))
+    }
+
+    /// The place of a model among all.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Who may serve the model at a place.
+    pub(crate) fn servers(&self, index: usize) -> Option<&Servers> {
+        self.servers.get(index)
+    }
+
+    /// Providers and regions that may serve the model of exactly that name; none where it does not exist.
+    #[must_use]
+    pub fn served_by(&self, name: &str) -> (Vec<String>, Vec<String>) {
+        let servers = self.position(name).and_then(|index| self.servers(index));
+        servers.map_or_else(Default::default, |servers| {
+            (servers.providers.clone(), servers.regions.clone())
+        })
     }
 
     /// The operator's tasks and their models.

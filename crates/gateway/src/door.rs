@@ -12,6 +12,7 @@ use llm::Dialect;
 
 use crate::Gateway;
 use crate::identify::{self, Presented};
+use crate::policy;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
 use crate::trace;
@@ -57,11 +58,14 @@ async fn admitted(
 ) -> Result<Admission, Refusal> {
     let presented = identify::presented(headers, uri)?;
     let admission = admit(gw, trail, &presented, Purpose::Read).await?;
-    if roles.contains(&admission.role()) {
+    let refusal = match roles.contains(&admission.role()) {
+        true => policy::of_a_look(&admission, action),
+        false => Some(Refusal::Forbidden {
+            role: admission.role().as_str(),
+        }),
+    };
+    let Some(refusal) = refusal else {
         return Ok(admission);
-    }
-    let refusal = Refusal::Forbidden {
-        role: admission.role().as_str(),
     };
     denied(trail, &admission, action, &refusal).await?;
     Err(refusal)
@@ -123,7 +127,7 @@ pub(crate) async fn denied(
             AuditedRefusal {
                 action,
                 reason: code,
-                rule: code,
+                rule: refusal.rules().unwrap_or(code),
                 quota: refusal.quota_seen(),
             },
         )

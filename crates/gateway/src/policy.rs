@@ -1,18 +1,16 @@
-//! Who may call which model. The answer is a value: without a [`Permit`] nothing behind this stage can be reached.
+//! Who may call which model, as the rules in force decide. The answer is a value: without a [`Permit`] nothing behind this stage can
+//! be reached.
 
 use std::sync::Arc;
 
-use base::Role;
+use ::policy::{Act, Cap, Decision, Outcome};
 use kernel::Admission;
 use kernel::share::Part;
-use llm::Request;
+use llm::{Operation, Request};
 
 use crate::catalog::{Catalog, Model};
-use crate::refusal::Refusal;
+use crate::refusal::{PolicyRefusal, Refusal};
 use crate::upstream::AnthropicBeta;
-
-/// Roles that may call models.
-pub const CALLERS: &[Role] = &[Role::Admin, Role::Member, Role::App];
 
 /// Names by which a client asks for the model that its tenant has chosen.
 const DEFAULT_NAMES: [&str; 2] = ["default", "auto"];
@@ -48,6 +46,7 @@ pub struct Permit {
     pub(crate) call: Call,
     /// The model in the catalog; the name asked stands in the call.
     model: usize,
+    decision: Arc<Decision>,
     pub(crate) catalog: Arc<Catalog>,
 }
 
@@ -55,48 +54,139 @@ impl Permit {
     pub(crate) fn model(&self) -> Option<&Model> {
         self.catalog.models().get(self.model)
     }
+
+    /// The rules that allowed the call.
+    pub(crate) fn rules(&self) -> &Arc<str> {
+        &self.decision.rules
+    }
+
+    /// Output that the rules let the call have at most.
+    pub(crate) fn max_tokens_cap(&self) -> Option<u64> {
+        match &self.decision.outcome {
+            Outcome::Allowed(obligations) => obligations.cap(Cap::MaxTokens),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call of another model would be allowed under the same conditions.
+    pub(crate) fn may_fall_back_to(&self, name: &str) -> bool {
+        let catalog = &self.catalog;
+        let act = act(catalog, catalog.position(name), &self.call);
+        self.admission.decide(act).outcome == self.decision.outcome
+    }
 }
 
-/// Decides one call: the caller's role, and whether the model exists for this tenant. A hidden model and an absent one give the same
-/// refusal.
+/// Decides one call by the rules in force: who calls, which model, how. A hidden model and an absent one give the same refusal.
 ///
 /// # Errors
-/// [`Refusal::Forbidden`] or [`Refusal::ModelNotFound`].
+/// [`Refusal::Forbidden`], [`Refusal::ModelNotFound`] or [`Refusal::Policy`].
 pub fn authorize(
     catalog: Arc<Catalog>,
     admission: Admission,
     call: Call,
 ) -> Result<Permit, Refusal> {
-    let role = admission.role();
-    if !CALLERS.contains(&role) {
-        return Err(Refusal::Forbidden {
-            role: role.as_str(),
-        });
-    }
     let settings = admission.settings();
     let asked = call.request.model();
     let name = match settings.model.as_deref() {
         Some(own) if asked.is_empty() || DEFAULT_NAMES.contains(&asked) => own,
         _ => asked,
     };
-    let found = catalog
-        .resolve(name, &settings.tasks)
-        .filter(|model| settings.sees(model.name.as_str()));
-    let index = found.and_then(|found| {
-        catalog
-            .models()
-            .iter()
-            .position(|model| model.name == found.name)
-    });
-    match index {
-        Some(model) => Ok(Permit {
+    let found = catalog.resolve(name, &settings.tasks);
+    let index = found.and_then(|model| catalog.position(model.name.as_str()));
+    let decision = admission.decide(act(&catalog, index, &call));
+    match (refusal(&admission, &decision), index) {
+        (None, Some(model)) => Ok(Permit {
             admission,
             call,
             model,
+            decision,
             catalog,
         }),
-        None => Err(Refusal::ModelNotFound {
-            model: asked.to_owned(),
+        (Some(Refusal::Forbidden { role }), _) => Err(Refusal::Forbidden { role }),
+        // Whatever would hold for it: what does not exist is not found, and what is hidden looks the same.
+        (_, None) => Err(not_found(&call)),
+        (Some(Refusal::NotFound), Some(_)) => Err(not_found(&call)),
+        (Some(refusal), Some(_)) => Err(refusal),
+    }
+}
+
+fn not_found(call: &Call) -> Refusal {
+    Refusal::ModelNotFound {
+        model: call.model().to_owned(),
+    }
+}
+
+/// What is asked of the rules. A model that does not exist has no name there: who asks learns of it what holds for all.
+fn act<'a>(catalog: &'a Catalog, index: Option<usize>, call: &'a Call) -> Act<'a> {
+    let request = &call.request;
+    let tools = ["tools", "functions"];
+    call_model(
+        catalog,
+        index,
+        request.operation().as_str(),
+        request.stream(),
+        tools.iter().any(|name| request.member(name).is_some()),
+    )
+}
+
+fn call_model<'a>(
+    catalog: &'a Catalog,
+    index: Option<usize>,
+    operation: &'a str,
+    stream: bool,
+    tools: bool,
+) -> Act<'a> {
+    let model = index.and_then(|index| catalog.models().get(index));
+    let servers = index.and_then(|index| catalog.servers(index));
+    Act::CallModel {
+        model: model.map_or("", |model| model.name.as_str()),
+        providers: servers.map_or(&[], |servers| &servers.providers),
+        regions: servers.map_or(&[], |servers| &servers.regions),
+        operation,
+        stream,
+        tools,
+    }
+}
+
+/// Whether a caller may know of a model. Everybody of a tenant may, whom no rule hides it from.
+#[must_use]
+pub fn sees(catalog: &Catalog, admission: &Admission, name: &str) -> bool {
+    let Some(index) = catalog.position(name) else {
+        return false;
+    };
+    let operation = Operation::ChatCompletions.as_str();
+    !admission
+        .decide(call_model(catalog, Some(index), operation, false, false))
+        .hidden
+}
+
+/// What the rules refuse of a look at the tenant's own resources, by the action of its audit entry.
+pub(crate) fn of_a_look(admission: &Admission, action: &str) -> Option<Refusal> {
+    let log = match action {
+        "read_audit" => "audit",
+        "read_content" => "content",
+        _ => return None,
+    };
+    refusal(admission, &admission.decide(Act::ReadAudit { log }))
+}
+
+/// What a decision refuses with; `None` where it allows. [`Refusal::NotFound`] stands for what looks absent.
+#[must_use]
+pub fn refusal(admission: &Admission, decision: &Decision) -> Option<Refusal> {
+    let policy = |why| {
+        Some(Refusal::Policy {
+            why,
+            rules: Arc::clone(&decision.rules),
+        })
+    };
+    match &decision.outcome {
+        Outcome::Allowed(obligations) if obligations.approvers().is_none() => None,
+        Outcome::Allowed(_) => policy(PolicyRefusal::NeedsApproval),
+        Outcome::NotPermitted => Some(Refusal::Forbidden {
+            role: admission.role().as_str(),
         }),
+        Outcome::Absent => Some(Refusal::NotFound),
+        Outcome::Forbidden => policy(PolicyRefusal::Forbidden),
+        Outcome::Broken => policy(PolicyRefusal::Broken),
     }
 }

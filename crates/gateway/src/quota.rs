@@ -185,6 +185,7 @@ impl Hold {
             provider: choice.provider.name().to_owned(),
             provider_model: choice.provider_model.to_string(),
             ratecard_version: Arc::from(self.card.version()),
+            rule: Arc::clone(self.permit.rules()),
             region: choice.provider.region().map(str::to_owned),
             trace: trail.trace(),
             standing: self.standing,
@@ -316,7 +317,8 @@ fn input_bound(
 /// under the model's maximum, cut to what the limits still buy.
 fn output_cap(permit: &Permit, settings: &Settings, prices: &ModelPrices, input: u64) -> u64 {
     let request = &permit.call.request;
-    let cap = settings.max_tokens_cap.unwrap_or(u64::MAX);
+    let caps = [settings.max_tokens_cap, permit.max_tokens_cap()];
+    let cap = caps.into_iter().flatten().min().unwrap_or(u64::MAX);
     if let Some(explicit) = request.max_output() {
         return explicit.min(cap);
     }

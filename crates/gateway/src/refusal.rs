@@ -4,6 +4,7 @@
 //! the caller: no internals, no keys, no upstream text but a bounded, redacted one.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use base::{RequestId, Timestamp};
 use bytes::Bytes;
@@ -41,6 +42,13 @@ pub enum Refusal {
     Forbidden {
         /// The role of the credential.
         role: &'static str,
+    },
+    /// The rules of the tenant or its operator do not allow it.
+    Policy {
+        /// How they came to that.
+        why: PolicyRefusal,
+        /// The rules that decided, as `origin.id` joined by blanks.
+        rules: Arc<str>,
     },
     /// The request is not one that can be served as it is.
     BadRequest {
@@ -129,6 +137,17 @@ pub enum Refusal {
     Internal,
 }
 
+/// How rules came to refuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyRefusal {
+    /// One of them forbids it.
+    Forbidden,
+    /// Somebody has to approve it first, and who calls like this can ask nobody.
+    NeedsApproval,
+    /// One of them could not be evaluated.
+    Broken,
+}
+
 /// The quota that refused a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QuotaFacts {
@@ -191,6 +210,14 @@ impl Refusal {
     }
 
     /// What the audit entry says of the quota that decided, where one did.
+    /// The rules that decided, where rules did.
+    pub(crate) fn rules(&self) -> Option<&str> {
+        match self {
+            Self::Policy { rules, .. } if !rules.is_empty() => Some(rules),
+            _ => None,
+        }
+    }
+
     pub(crate) fn quota_seen(&self) -> Option<QuotaRefusal<'_>> {
         match self {
             Self::QuotaExceeded(facts) | Self::TooLargeForQuota(facts) => Some(QuotaRefusal {

@@ -58,13 +58,12 @@ impl From<Refusal> for Stop {
 /// The call's routes in the order in which they are tried: weighted by a draw from the request's own random id.
 pub(crate) fn choices(hold: &Hold, trail: &Trail) -> Vec<Choice> {
     let permit = hold.permit();
-    let settings = permit.admission.settings();
     let Some(model) = permit.model() else {
         return Vec::new();
     };
     let operation = permit.call.request.operation();
     route::choose(&permit.catalog, model, operation, trail.draw(), |name| {
-        settings.sees(name)
+        permit.may_fall_back_to(name)
     })
 }
 

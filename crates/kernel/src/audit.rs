@@ -3,6 +3,7 @@
 //! Entries are canonical JSON (RFC 8785): the fields of [`Entry`] stand in the order of their names, values are strings and
 //! integers, so that plain compact text is canonical.
 
+pub(crate) mod attempt;
 pub mod content;
 pub mod level;
 pub mod notes;
@@ -309,7 +310,7 @@ impl Trail {
             decision: "deny",
             model: self.model.get().map(AsRef::as_ref),
             person: admission.person(),
-            policy_version: Some(&settings.policy_version),
+            policy_version: Some(settings.policy_version()),
             quotas: refusal.quota.map_or(Limits::None, Limits::Refused),
             reason: Some(refusal.reason),
             request_id: Some(self.request.as_str()),

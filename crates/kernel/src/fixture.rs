@@ -92,6 +92,7 @@ pub(crate) fn sent(hold_pico: i64) -> Sent {
         request_sent: String::new(),
         config: String::new(),
         policy_version: String::new(),
+        rule: "".into(),
         region: None,
         trace_id: None,
         limits: [None; 3],

@@ -16,7 +16,7 @@ use crate::quota::{Demand, PartyKind};
 
 /// The form of every payload that this program writes and reads. Postcard's encoding names no fields: a change of [`Sent`], of
 /// [`Row`] or of what stands around them is a new version.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// An attempt at the moment it is sent: enough to charge it at its hold if nothing more is ever heard of it.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) struct Sent {
     pub(crate) request_sent: String,
     pub(crate) config: String,
     pub(crate) policy_version: String,
+    pub(crate) rule: Arc<str>,
     pub(crate) region: Option<String>,
     pub(crate) trace_id: Option<String>,
     pub(crate) limits: LimitsSeen,
@@ -342,7 +343,7 @@ mod tests {
             };
             assert_eq!(
                 why,
-                "a journal record is of version 3; this program reads version 2"
+                "a journal record is of version 4; this program reads version 3"
             );
         }
         assert!(read(Event, &[]).is_err());

@@ -9,8 +9,8 @@ use base::{Money, RequestId, Timestamp, TraceId, Usage, UsageSource};
 use store::{RecordHead, RecordKind, Seq};
 
 use crate::audit::notes::Notes;
-use crate::audit::standing::{self, Limits};
-use crate::audit::{Entry, content, record_aad};
+use crate::audit::standing;
+use crate::audit::{Entry, attempt, content, record_aad};
 use crate::error::KernelError;
 use crate::journal_record::{self, Row, Sent, UsageWire, pico_i64};
 use crate::log::Field;
@@ -78,6 +78,8 @@ pub struct AttemptFacts {
     pub provider_model: String,
     /// Version of the rate card that prices it.
     pub ratecard_version: Arc<str>,
+    /// The rules that allowed it, as `origin.id` joined by blanks.
+    pub rule: Arc<str>,
     /// Where the provider processes data, as far as the operator has said it.
     pub region: Option<String>,
     /// The trace that the caller names.
@@ -298,7 +300,8 @@ impl Reserved {
             request_received: commit(&facts.request_received),
             request_sent: commit(&facts.request_sent),
             config: settings.config_hash.to_string(),
-            policy_version: settings.policy_version.to_string(),
+            policy_version: settings.policy_version().to_string(),
+            rule: facts.rule,
             region: facts.region,
             trace_id: facts.trace.map(|trace| trace.as_str().to_owned()),
             limits: standing::seen(&facts.standing),
@@ -534,7 +537,7 @@ pub(crate) fn append_settled(
         content: noted.as_ref().and_then(|noted| noted.named.as_deref()),
         tenant: resident.id.as_str(),
         time: now.to_string(),
-        ..called(sent, settlement)
+        ..attempt::called(sent, settlement)
     };
     let head = RecordHead {
         kind: RecordKind::Settled,
@@ -565,36 +568,4 @@ pub(crate) fn append_settled(
         })
         .map_err(|_| KernelError::JournalDown)
         .inspect(|seq| kernel.release_if_dead(resident, &[sent_seq, *seq]))
-}
-
-/// What the entry of an attempt says of the attempt itself.
-fn called<'a>(sent: &'a Sent, settlement: &'a Settlement) -> Entry<'a> {
-    let usage = settlement.usage;
-    Entry {
-        action: "call_model",
-        attempt: Some(sent.attempt),
-        config: Some(&sent.config),
-        cost_usd: settlement.cost.map(|cost| cost.to_string()),
-        decision: "allow",
-        model: Some(&sent.model),
-        outcome: Some(settlement.outcome.as_str()),
-        person: sent.person.as_deref(),
-        policy_version: Some(&sent.policy_version),
-        provider: Some(&sent.provider),
-        provider_model: Some(&sent.provider_model),
-        quotas: Limits::Stood(&sent.limits),
-        ratecard_version: Some(&sent.ratecard_version),
-        region: sent.region.as_deref(),
-        request_id: Some(&sent.request_id),
-        request_received: Some(&sent.request_received),
-        request_sent: Some(&sent.request_sent),
-        role: Some(&sent.role),
-        rule: Some("role may call models; model is visible"),
-        token: Some(&sent.token),
-        tokens_in: usage.map(|usage| usage.tokens_in()),
-        tokens_out: usage.map(|usage| usage.tokens_out()),
-        trace_id: sent.trace_id.as_deref(),
-        usage_source: Some(settlement.usage_source.as_str()),
-        ..Entry::default()
-    }
 }

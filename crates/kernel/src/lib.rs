@@ -40,6 +40,7 @@ mod maintain;
 mod noted;
 mod open;
 mod outbox;
+mod policies;
 mod recover;
 mod registry;
 mod resident;
@@ -58,6 +59,7 @@ pub use ledger::{
 };
 pub use open::{Kernel, KernelOptions};
 pub use pair::pair;
+pub use policies::{BaseRules, OwnPolicy, PolicyChecked, PolicyExplained};
 pub use quota::{Demand, Exceeded, Limits, Reservation};
 pub use root::DataRoot;
 pub use settings::{Settings, Tier, Tiers};

@@ -87,7 +87,7 @@ impl Kernel {
         };
         self.registry_write(move |tx| registry::insert_tenant(tx, &row))
             .await?;
-        let in_force = self.merge_settings(&account, &crate::overlay::Overlay::default());
+        let in_force = self.first_settings(&account);
         let resident = Resident::new(new.id, uid, account, Some(wrapped()), in_force);
         self.directory().add_tenant(Arc::clone(&resident));
         self.load(&resident).await?;

@@ -259,7 +259,7 @@ impl Kernel {
                 if first_look {
                     // No good overlay is known: nothing is shown rather than more than the tenant wants.
                     watch.overlay = Arc::new(Overlay {
-                        models: Some(Vec::new()),
+                        models: Some(Vec::new().into()),
                         ..Overlay::default()
                     });
                     drop(watch);
@@ -314,7 +314,11 @@ impl Kernel {
             .overlay
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (settings, limits) = self.merge_settings(&resident.account.load(), &watch.overlay);
+        let (settings, limits) = self.merge_settings(
+            &resident.account.load(),
+            &watch.overlay,
+            &resident.policy.load(),
+        );
         resident.settings.store(Arc::new(settings));
         resident.limits.store(Arc::new(limits));
         drop(watch);

@@ -15,6 +15,7 @@ use crate::journal_damage::{self, Findings};
 use crate::log::Log;
 use crate::noted::RateCardInForce;
 use crate::overlay::Overlay;
+use crate::policies::Own;
 use crate::quarantine::{self, Quarantine};
 use crate::quota::LimitsInForce;
 use crate::registry::{self, Directory};
@@ -162,7 +163,7 @@ impl Kernel {
     fn fill_directory(&self, tenants: Vec<registry::TenantRow>, tokens: Vec<registry::TokenRow>) {
         let mut by_uid = HashMap::with_capacity(tenants.len());
         for row in tenants {
-            let in_force = self.merge_settings(&row.account, &Overlay::default());
+            let in_force = self.first_settings(&row.account);
             let resident = Resident::new(row.id, row.uid, row.account, row.wrapped, in_force);
             by_uid.insert(resident.uid, Arc::clone(&resident));
             self.directory().add_tenant(resident);
@@ -268,20 +269,34 @@ impl Kernel {
         )))
     }
 
+    /// What holds before a tenant is open: its overlay and its own rules are not known yet, and nobody is served.
+    pub(crate) fn first_settings(&self, account: &Account) -> (Settings, LimitsInForce) {
+        self.merge_settings(account, &Overlay::default(), &Own::default())
+    }
+
+    /// All layers of rules that hold with `own` as the tenant's.
+    pub(crate) fn layers_with(&self, resident: &Resident, own: &Own) -> Arc<policy::Layers> {
+        let watch = resident.overlay.lock();
+        let overlay = Arc::clone(&watch.unwrap_or_else(PoisonError::into_inner).overlay);
+        let (settings, _limits) = self.merge_settings(&resident.account.load(), &overlay, own);
+        settings.policy
+    }
+
     pub(crate) fn merge_settings(
         &self,
         account: &Account,
         overlay: &Overlay,
+        own: &Own,
     ) -> (Settings, LimitsInForce) {
         let tiers = self.tiers();
         // A tier that is no longer configured shows no model: nobody is served without limits by a slip of the configuration.
         let closed = Tier {
-            models: Some(Vec::new()),
+            models: Some(Vec::new().into()),
             ..Tier::default()
         };
         let tier = tiers.tiers.get(&account.tier).unwrap_or(&closed);
         let limits = LimitsInForce::new(&tier.limits, &account.overrides, self.now());
-        let settings = Settings::merge(tier, &tiers, &limits.for_all.tenant, overlay);
+        let settings = Settings::merge(tier, &tiers, &limits.for_all.tenant, overlay, own);
         (settings, limits)
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits;
+use policy::ModelList;
 use serde::Deserialize;
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
 
@@ -22,7 +23,7 @@ pub struct Overlay {
     /// The model of a call that names none.
     pub model: Option<String>,
     /// Models that the tenant's users can see; narrows the tier's list.
-    pub models: Option<Vec<String>>,
+    pub models: Option<ModelList>,
     /// Output of a call that gives no maximum; never above the tier's cap.
     pub max_tokens: Option<u64>,
     /// Sampling temperature of a call that gives none: decimal text from 0 to 2.
@@ -198,7 +199,7 @@ impl Overlay {
             audit_retention,
             audit_level,
             model: file.model,
-            models: file.models,
+            models: file.models.map(ModelList::from),
             max_tokens: file.max_tokens,
             temperature: file.temperature.map(|value| value.to_string()),
             system_prompt: file.system_prompt,
@@ -220,7 +221,7 @@ impl Overlay {
         let names = self
             .model
             .iter()
-            .chain(self.models.iter().flatten())
+            .chain(self.models.iter().flat_map(ModelList::names))
             .chain(self.tasks.values());
         for name in names {
             if name.is_empty() || name.len() > 256 {
@@ -254,7 +255,7 @@ impl Overlay {
         let models = self
             .models
             .iter()
-            .flatten()
+            .flat_map(ModelList::names)
             .map(|name| ("models".to_owned(), name));
         let tasks = self
             .tasks

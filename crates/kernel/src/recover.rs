@@ -16,6 +16,7 @@ use crate::journal_record::{self, Payload, Row};
 use crate::ledger::{Ended, Settlement, append_settled};
 use crate::log::Field;
 use crate::open::Kernel;
+use crate::policies::{self, OwnPolicy};
 use crate::quota::{Demand, Meters, PartyKind};
 use crate::resident::{Pending, Resident};
 use crate::{fold, schema, secrets};
@@ -121,6 +122,7 @@ impl Kernel {
         self.find_alerts(resident).await?;
         let opened = secrets::open_all(resident, &keys.secrets(), state.secrets)?;
         resident.secrets.store(Arc::new(opened));
+        self.open_policy(resident, state.policy).await;
         self.restore_counters(resident, state.audit_next.max(audit_next), &state.used);
         for (orphan, ended) in orphans.into_iter().zip(state.ended) {
             if ended {
@@ -443,6 +445,7 @@ struct Orphan {
 /// What the database knows at opening.
 struct Stored {
     secrets: Vec<(String, Vec<u8>)>,
+    policy: Option<OwnPolicy>,
     audit_next: u64,
     used: Vec<Used>,
     /// For each attempt asked about: whether its end is recorded.
@@ -488,6 +491,7 @@ fn passing(error: &StoreError) -> bool {
 
 fn stored_state(tx: &ReadTx<'_>, since: &Since, sent: &[i64]) -> Result<Stored, StoreError> {
     let secrets = secrets::stored(tx)?;
+    let policy = policies::stored(tx)?;
     let next: i64 = tx
         .query_one(
             "SELECT COALESCE(MAX(seq) + 1, 0) FROM audit",
@@ -503,6 +507,7 @@ fn stored_state(tx: &ReadTx<'_>, since: &Since, sent: &[i64]) -> Result<Stored, 
         .collect::<Result<_, _>>()?;
     Ok(Stored {
         secrets,
+        policy,
         audit_next: u64::try_from(next).unwrap_or_default(),
         used,
         ended,

@@ -380,7 +380,7 @@ impl Kernel {
                 sealed: wrapped.sealed.clone(),
                 next: wrapped.next.clone(),
             });
-        let in_force = self.merge_settings(&account, &crate::overlay::Overlay::default());
+        let in_force = self.first_settings(&account);
         let fresh = Resident::new(
             old.id.clone(),
             old.uid,
@@ -424,7 +424,11 @@ impl Kernel {
         Ok(ready.unwrap_or_default())
     }
 
-    async fn set_ready(&self, resident: &Resident, ready: bool) -> Result<(), KernelError> {
+    pub(crate) async fn set_ready(
+        &self,
+        resident: &Resident,
+        ready: bool,
+    ) -> Result<(), KernelError> {
         let uid = resident.uid;
         let changed = self
             .registry_write(move |tx: &mut WriteTx<'_>| {

@@ -17,6 +17,7 @@ use crate::audit::person::PersonKeys;
 use crate::audit::tree::{Grown, Signer};
 use crate::journal_record::Row;
 use crate::overlay::Overlay;
+use crate::policies::Own;
 use crate::quarantine::Quarantine;
 use crate::quota::{LimitsInForce, Meters, Override};
 use crate::settings::Settings;
@@ -78,6 +79,8 @@ pub(crate) struct Resident {
     pub(crate) uid: TenantUid,
     pub(crate) account: ArcSwap<Account>,
     pub(crate) settings: ArcSwap<Settings>,
+    /// Its own rules, once it is open.
+    pub(crate) policy: ArcSwap<Own>,
     pub(crate) limits: ArcSwap<LimitsInForce>,
     /// Wrapped keys as the registry holds them; opened at first use.
     pub(crate) wrapped: Mutex<Option<WrappedKeys>>,
@@ -198,6 +201,7 @@ impl Resident {
             uid,
             account: ArcSwap::from_pointee(account),
             settings: ArcSwap::from_pointee(settings),
+            policy: ArcSwap::from_pointee(Own::default()),
             limits: ArcSwap::from_pointee(limits),
             wrapped: Mutex::new(wrapped),
             keys: OnceLock::new(),

@@ -229,6 +229,14 @@ pub(crate) static TENANT: Schema = Schema {
             sealed BLOB NOT NULL,
             PRIMARY KEY (seq, part)
         ) STRICT;
+    ", "
+        -- The tenant's own rules, each version that was set; the last one holds. `version` is the document's SHA-256.
+        CREATE TABLE policy (
+            number INTEGER PRIMARY KEY,
+            document TEXT NOT NULL,
+            version TEXT NOT NULL,
+            set_ms INTEGER NOT NULL
+        ) STRICT;
     "],
 };
 

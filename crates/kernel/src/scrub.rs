@@ -13,7 +13,9 @@ use crate::error::KernelError;
 use crate::log::Field;
 use crate::open::Kernel;
 use crate::repair::COPY;
-use crate::repair::salvage::{AUDIT, IN_FORCE, KEYS, LEDGER, OUTBOX, SECRETS, TILES, Table};
+use crate::repair::salvage::{
+    AUDIT, IN_FORCE, KEYS, LEDGER, OUTBOX, POLICY, SECRETS, TILES, Table,
+};
 use crate::resident::Resident;
 use crate::sweep::Operator;
 use crate::tenant::Tenant;
@@ -170,7 +172,7 @@ impl Kernel {
                 return Err(StoreError::Damaged.into());
             }
         }
-        for table in [&KEYS, &SECRETS, &OUTBOX, &IN_FORCE] {
+        for table in [&KEYS, &SECRETS, &POLICY, &OUTBOX, &IN_FORCE] {
             let rows = self.engine().read(from, move |tx| whole(tx, table)).await?;
             self.engine()
                 .write(to, move |tx| in_its_place(tx, table, rows))
@@ -201,6 +203,7 @@ fn others(tx: &store::ReadTx<'_>) -> Result<(), StoreError> {
     for sql in [
         "SELECT * FROM party_rollup",
         "SELECT * FROM secrets",
+        "SELECT * FROM policy",
         "SELECT * FROM outbox",
         "SELECT * FROM audit_key",
         "SELECT * FROM person_key",

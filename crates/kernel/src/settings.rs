@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Markup, limits};
+use policy::{Layers, ModelList};
 use vault::Sha256;
 
 use crate::alerts::{AlertSettings, DEFAULT_THRESHOLDS};
 use crate::audit::level::Level;
 use crate::egress::AllowedHost;
 use crate::overlay::Overlay;
+use crate::policies::{self, BaseRules, Own};
 use crate::quota::{Limits, ScopedLimits};
 
 /// Defaults and limits that an operator sells under one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
     /// Models that tenants of the tier can see; `None` shows all of the catalog.
-    pub models: Option<Vec<String>>,
+    pub models: Option<ModelList>,
     /// The model of a call that names none.
     pub model: Option<String>,
     /// Largest output of one call, in tokens.
@@ -65,6 +67,8 @@ pub struct Tiers {
     pub tiers: BTreeMap<String, Tier>,
     /// Task name to model name.
     pub tasks: BTreeMap<String, String>,
+    /// What the operator's own rules permit.
+    pub base: BaseRules,
     /// Hosts, each with or without its port, that tenants' webhooks may reach though their addresses are private.
     pub webhook_hosts: BTreeSet<AllowedHost>,
     /// SHA-256 of the admin configuration, in hex: part of each audit entry.
@@ -104,26 +108,34 @@ pub struct Settings {
     pub audit_level: Level,
     /// Hash of everything above and of the admin configuration.
     pub config_hash: Arc<str>,
-    /// Hash of the rules by which calls are allowed: roles and visible models.
-    pub policy_version: Arc<str>,
+    /// The rules by which everything is decided: the operator's, the lists of visible models, the tenant's own.
+    pub policy: Arc<Layers>,
 }
 
 impl Settings {
     /// Merges tier, the limits in force (the tier's under the operator's overrides) and the tenant's overlay. An overlay narrows: it cannot show a model that
     /// the tier hides, nor raise the tier's output cap or its logging level.
     #[must_use]
-    pub fn merge(tier: &Tier, tiers: &Tiers, limits: &Limits, overlay: &Overlay) -> Self {
+    pub(crate) fn merge(
+        tier: &Tier,
+        tiers: &Tiers,
+        limits: &Limits,
+        overlay: &Overlay,
+        own: &Own,
+    ) -> Self {
         let cap = tier.max_tokens;
         let visible = match (&tier.models, &overlay.models) {
             (None, None) => None,
-            (Some(list), None) | (None, Some(list)) => Some(list.clone()),
+            (Some(list), None) | (None, Some(list)) => Some(list.names().to_vec()),
             (Some(tier), Some(own)) => Some(
-                own.iter()
-                    .filter(|name| tier.contains(name))
+                own.names()
+                    .iter()
+                    .filter(|name| tier.names().contains(name))
                     .cloned()
                     .collect(),
             ),
         };
+        let lists = [tier.models.as_ref(), overlay.models.as_ref()];
         let mut tasks = tiers.tasks.clone();
         tasks.extend(overlay.tasks.clone());
         let own_max = overlay
@@ -161,19 +173,16 @@ impl Settings {
                 .audit_level
                 .map_or(tier.audit_level, |own| own.min(tier.audit_level)),
             config_hash: Arc::from(""),
-            policy_version: Arc::from(""),
+            policy: Arc::new(policies::layers(&tiers.base, lists, own)),
         };
-        settings.policy_version = hash(&format!("roles v1\nmodels {:?}\n", settings.models));
         settings.config_hash = hash(&format!("{}\n{settings:?}", tiers.config_hash));
         settings
     }
 
-    /// Whether the tenant can see a model of this public name.
+    /// The version of the rules by which everything is decided: part of each audit entry.
     #[must_use]
-    pub fn sees(&self, model: &str) -> bool {
-        self.models
-            .as_ref()
-            .is_none_or(|list| list.iter().any(|name| name == model))
+    pub fn policy_version(&self) -> &Arc<str> {
+        self.policy.version()
     }
 }
 
@@ -188,20 +197,46 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn sees(settings: &Settings, model: &str) -> bool {
+        let request = policy::Request {
+            principal: policy::Principal {
+                role: base::Role::Admin,
+                token: Some("t"),
+                person: None,
+            },
+            act: policy::Act::CallModel {
+                model,
+                providers: &[],
+                regions: &[],
+                operation: "chat.completions",
+                stream: false,
+                tools: false,
+            },
+        };
+        let now = base::Timestamp::from_unix_ms(0);
+        !settings.policy.decide(&request, now).hidden
+    }
+
     #[test]
     fn an_overlay_narrows_and_never_widens() {
         let tier = Tier {
-            models: Some(vec!["a".into(), "b".into()]),
+            models: Some(vec!["a".into(), "b".into()].into()),
             max_tokens: Some(100),
             ..Tier::default()
         };
         let overlay = Overlay {
-            models: Some(vec!["b".into(), "c".into()]),
+            models: Some(vec!["b".into(), "c".into()].into()),
             max_tokens: Some(500),
             ..Overlay::default()
         };
-        let settings = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &overlay);
-        assert!(settings.sees("b") && !settings.sees("a") && !settings.sees("c"));
+        let settings = Settings::merge(
+            &tier,
+            &Tiers::default(),
+            &Limits::default(),
+            &overlay,
+            &Own::default(),
+        );
+        assert!(sees(&settings, "b") && !sees(&settings, "a") && !sees(&settings, "c"));
         assert_eq!(settings.max_tokens_default, Some(100));
         assert_eq!(settings.max_tokens_cap, Some(100));
     }
@@ -219,7 +254,8 @@ mod tests {
                     ..Overlay::default()
                 };
                 let limits = Limits::default();
-                Settings::merge(&tier, &Tiers::default(), &limits, &overlay).audit_level
+                Settings::merge(&tier, &Tiers::default(), &limits, &overlay, &Own::default())
+                    .audit_level
             };
             assert_eq!(merged(None), tier_level);
             for own in Level::ALL {
@@ -231,15 +267,15 @@ mod tests {
     proptest! {
         #[test]
         fn no_overlay_touches_what_is_the_operators(max in proptest::option::of(1_u64..10_000), names in proptest::option::of(proptest::collection::vec("[a-d]", 0..4))) {
-            let tier = Tier { models: Some(vec!["a".into(), "b".into()]), max_tokens: Some(100), ..Tier::default() };
-            let bare = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &Overlay::default());
-            let overlay = Overlay { max_tokens: max, models: names, ..Overlay::default() };
-            let settings = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &overlay);
+            let tier = Tier { models: Some(vec!["a".into(), "b".into()].into()), max_tokens: Some(100), ..Tier::default() };
+            let bare = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &Overlay::default(), &Own::default());
+            let overlay = Overlay { max_tokens: max, models: names.map(ModelList::from), ..Overlay::default() };
+            let settings = Settings::merge(&tier, &Tiers::default(), &Limits::default(), &overlay, &Own::default());
             prop_assert_eq!(settings.limits, bare.limits);
             prop_assert_eq!(settings.markup, bare.markup);
             prop_assert_eq!(settings.max_tokens_cap, bare.max_tokens_cap);
             for name in ["a", "b", "c", "d"] {
-                prop_assert!(!settings.sees(name) || bare.sees(name));
+                prop_assert!(!sees(&settings, name) || sees(&bare, name));
             }
         }
     }

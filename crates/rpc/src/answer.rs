@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use crate::audit::{AuditCheckpoint, AuditVerified, ContentPart, FilePiece, Progress};
 use crate::ledger::{LedgerRow, UsageRow};
 use crate::names::SecretName;
+use crate::policy::{PolicyChecked, PolicyExplained, PolicyView};
 use crate::tenant::{
     IssuedToken, QuotaView, Repaired, RotatedTokens, TenantCreated, TenantLine, TenantView,
     TokenView,
@@ -45,6 +46,12 @@ pub enum Answer {
     AuditVerified(Box<AuditVerified>),
     /// Of `audit.checkpoint` and `audit.rotate_key`.
     AuditCheckpoint(AuditCheckpoint),
+    /// Of `policy.get`.
+    Policy(Box<PolicyView>),
+    /// Of `policy.set` and `policy.test`.
+    PolicyChecked(PolicyChecked),
+    /// Of `policy.explain`.
+    PolicyExplained(Box<PolicyExplained>),
     /// Of `ratecard.show`, after its rows.
     Ratecard {
         /// The version in force.

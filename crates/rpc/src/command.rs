@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, Changes};
 use crate::names::{SecretName, Until};
+use crate::policy::PolicyQuestion;
 use crate::{Credential, text};
 
 /// One request of the control protocol. In JSON: `{"command": "tenants.show", "id": "acme"}`; unknown fields are refused.
@@ -190,6 +191,38 @@ pub enum Command {
         #[serde(with = "text")]
         tenant: TenantId,
     },
+    /// The rules of a tenant. `Answer::Policy`.
+    #[serde(rename = "policy.get")]
+    PolicyGet {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+        /// The operator's rules in place of the tenant's own.
+        #[serde(default)]
+        base: bool,
+    },
+    /// Puts a document in force as the tenant's own rules. `Answer::PolicyChecked`; one whose own tests fail changes nothing.
+    #[serde(rename = "policy.set")]
+    PolicySet {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+        /// Rules and tests, in YAML; empty: no rules of its own.
+        document: String,
+    },
+    /// Puts a document's own tests to it. `Answer::PolicyChecked`; nothing is changed.
+    #[serde(rename = "policy.test")]
+    PolicyTest {
+        /// The tenant.
+        #[serde(with = "text")]
+        tenant: TenantId,
+        /// Rules and tests, in YAML; without it, those that are set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        document: Option<String>,
+    },
+    /// What would be decided, and by which rules. `Answer::PolicyExplained`.
+    #[serde(rename = "policy.explain")]
+    PolicyExplain(PolicyQuestion),
     /// Usage and cost. `Row::Usage`s (day, tenant, model), or with `detail` `Row::Ledger`s (attempts); `Answer::End`.
     #[serde(rename = "billing.report")]
     BillingReport {
@@ -425,6 +458,10 @@ impl Command {
             Self::SecretsList { .. } => "secrets.list",
             Self::SecretsDelete { .. } => "secrets.delete",
             Self::SecretsRotate { .. } => "secrets.rotate",
+            Self::PolicyGet { .. } => "policy.get",
+            Self::PolicySet { .. } => "policy.set",
+            Self::PolicyTest { .. } => "policy.test",
+            Self::PolicyExplain(_) => "policy.explain",
             Self::BillingReport { .. } => "billing.report",
             Self::AuditTail { .. } => "audit.tail",
             Self::AuditVerify { .. } => "audit.verify",
@@ -464,6 +501,10 @@ impl Command {
             | Self::SecretsList { tenant }
             | Self::SecretsDelete { tenant, .. }
             | Self::SecretsRotate { tenant }
+            | Self::PolicyGet { tenant, .. }
+            | Self::PolicySet { tenant, .. }
+            | Self::PolicyTest { tenant, .. }
+            | Self::PolicyExplain(PolicyQuestion { tenant, .. })
             | Self::AuditTail { tenant, .. }
             | Self::AuditVerify { tenant, .. }
             | Self::AuditExport { tenant }

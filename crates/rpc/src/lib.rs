@@ -14,6 +14,7 @@ pub mod frame;
 pub mod ledger;
 pub mod limits;
 pub mod names;
+pub mod policy;
 pub mod report;
 pub mod tenant;
 pub mod text;
@@ -30,6 +31,7 @@ pub use frame::{Closed, Frame, Rows};
 pub use ledger::{LedgerRow, UsageRow};
 pub use limits::Changes;
 pub use names::{Change, SecretName, Until};
+pub use policy::{PolicyChecked, PolicyExplained, PolicyQuestion, PolicyRule, PolicyView};
 pub use tenant::{
     DatabaseState, DatabaseView, IssuedToken, OverrideView, PartyQuotas, QuotaLine, QuotaView,
     Repaired, RotatedTokens, Status, StorageView, TenantCreated, TenantLine, TenantView,

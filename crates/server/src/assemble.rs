@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base::limits::{OPEN_DATABASES_MAX, RATECARD_BYTES_MAX};
+use base::Clock;
+use base::limits::{OPEN_DATABASES_MAX, POLICY_BYTES_MAX, RATECARD_BYTES_MAX};
 use kernel::root::{MASTER_KEY_FILE, parse_master_key};
-use kernel::{DataRoot, Kernel, KernelOptions, Operator, SystemClock, Tier, Tiers};
+use kernel::{BaseRules, DataRoot, Kernel, KernelOptions, Operator, SystemClock, Tier, Tiers};
 use rpc::{Answer, Command, Fault, FaultCode, Rows};
 use tokio::runtime::{Builder, Runtime};
 
@@ -17,7 +18,7 @@ use crate::config::{self, Config, ConfigError, Environment};
 use crate::fault::{fault, io};
 use crate::feed::Feed;
 use crate::files;
-use crate::operate::{Desk, Office, check_file, examine, show_file};
+use crate::operate::{self, Desk, Office, check_file, examine, show_file};
 use crate::process;
 
 /// The configuration's name in the data directory.
@@ -152,6 +153,21 @@ pub(crate) fn card_texts(config: &Config) -> Result<Vec<String>, Fault> {
         .collect()
 }
 
+/// The operator's base rules, which hold their own examples; those of the program where the configuration names none.
+pub(crate) fn base_rules(config: &Config) -> Result<BaseRules, Fault> {
+    let Some(path) = &config.policy else {
+        return Ok(BaseRules::default());
+    };
+    let text = files::text(path, POLICY_BYTES_MAX)?;
+    let wrong = |message: String| {
+        Fault::new(
+            FaultCode::BadConfig,
+            format!("{}: {message}", path.display()),
+        )
+    };
+    operate::base_rules(&text, SystemClock.now()).map_err(wrong)
+}
+
 /// The tier of a tenant that is created without one: `default` where there is one, otherwise the first by name.
 pub(crate) fn first_tier(config: &Config) -> String {
     let names = || config.tiers.keys();
@@ -217,7 +233,7 @@ pub(crate) async fn open_kernel(
         .iter()
         .map(|model| model.name.as_str().to_owned())
         .collect();
-    let (kernel, operator) = kernel(root, environment, tiers(config), models).await?;
+    let (kernel, operator) = kernel(root, environment, tiers(config)?, models).await?;
     kernel.set_disk_limits(config.disk);
     Ok((kernel, operator))
 }
@@ -260,7 +276,7 @@ async fn kernel(
 }
 
 /// Tiers and tasks as the kernel keeps them.
-pub(crate) fn tiers(config: &Config) -> Tiers {
+pub(crate) fn tiers(config: &Config) -> Result<Tiers, Fault> {
     let mut tiers: std::collections::BTreeMap<_, _> = config
         .tiers
         .iter()
@@ -274,17 +290,18 @@ pub(crate) fn tiers(config: &Config) -> Tiers {
         .map(|(task, model)| (task.clone(), model.as_str().to_owned()))
         .collect();
     let config_hash = cards::hex(&kernel::digest::sha256(config.show().as_bytes()));
-    Tiers {
+    Ok(Tiers {
         tiers,
         tasks,
         webhook_hosts: config.alerts.tenant_hosts.clone(),
+        base: base_rules(config)?,
         config_hash,
-    }
+    })
 }
 
 fn kernel_tier(tier: &config::Tier) -> Tier {
     Tier {
-        models: tier.models.clone(),
+        models: tier.models.clone().map(Into::into),
         model: tier.model.clone(),
         max_tokens: tier.max_tokens,
         temperature: tier.temperature.clone(),

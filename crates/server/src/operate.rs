@@ -7,6 +7,7 @@ mod content;
 mod doctor;
 mod export;
 mod limits;
+mod policy;
 mod secrets;
 mod tenants;
 mod tokens;
@@ -31,6 +32,7 @@ pub(crate) use configuration::{check_file, show_file};
 pub(crate) use content::content_part;
 pub(crate) use doctor::examine;
 pub(crate) use limits::quota_view;
+pub(crate) use policy::base_rules;
 use tenants::Turn;
 
 /// What commands work on: the kernel, and the parts that a running gateway shares with its pipeline.
@@ -136,6 +138,10 @@ impl Office {
                 self.delete_secret(operator, &tenant, &name).await
             }
             Command::SecretsRotate { tenant } => self.rotate_secrets(operator, &tenant).await,
+            policy @ (Command::PolicyGet { .. }
+            | Command::PolicySet { .. }
+            | Command::PolicyTest { .. }
+            | Command::PolicyExplain(_)) => self.carry_out_policy(operator, policy).await,
             Command::BillingReport {
                 tenant,
                 from,
@@ -183,6 +189,25 @@ impl Office {
             Command::AuditRotateKey { tenant } => self.rotate_audit_key(operator, &tenant).await,
             Command::AuditContent { tenant, seq } => self.content(operator, &tenant, seq, to).await,
             Command::AuditForget(forget) => self.forget(operator, forget).await,
+            // Every other command has been carried out.
+            _ => Err(crate::fault::internal("a command that nobody carries out")),
+        }
+    }
+
+    async fn carry_out_policy(
+        &self,
+        operator: &Operator,
+        command: Command,
+    ) -> Result<Answer, Fault> {
+        match command {
+            Command::PolicyGet { tenant, base } => self.show_policy(operator, &tenant, base).await,
+            Command::PolicySet { tenant, document } => {
+                self.set_policy(operator, &tenant, &document).await
+            }
+            Command::PolicyTest { tenant, document } => {
+                self.test_policy(operator, &tenant, document).await
+            }
+            Command::PolicyExplain(question) => self.explain_policy(operator, question).await,
             // Every other command has been carried out.
             _ => Err(crate::fault::internal("a command that nobody carries out")),
         }

@@ -64,7 +64,7 @@ pub(crate) fn json(tenant: &Tenant) -> Result<Box<RawValue>, Fault> {
         }),
         audit_retention_days: settings.audit_retention.as_secs() / 86_400,
         audit_level: settings.audit_level.as_str(),
-        policy_version: &settings.policy_version,
+        policy_version: settings.policy_version(),
         config_hash: &settings.config_hash,
     };
     to_raw_value(&view).map_err(|error| internal(error.to_string()))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::{Role, Scope, Timestamp};
 use gateway::checkpoint;
 use gateway::door::{self, Visit};
+use gateway::policy;
 use gateway::refusal::Refusal;
 use http::{HeaderMap, StatusCode, Uri};
 use kernel::audit::content::Kept;
@@ -147,9 +148,8 @@ fn anthropic_model<'a>(app: &App, id: &'a str) -> AnthropicModel<'a> {
 
 fn models(app: &App, visit: &Visit, uri: &Uri, dialect: Dialect) -> Result<Answer, Refusal> {
     let catalog = app.gateway.catalog();
-    let settings = visit.admission.settings();
     let mut names: Vec<_> = catalog
-        .visible(|name| settings.sees(name))
+        .visible(|name| policy::sees(&catalog, &visit.admission, name))
         .map(|model| model.name.as_str())
         .collect();
     if dialect == Dialect::OpenAi {
@@ -210,7 +210,7 @@ async fn model(app: &App, visit: &Visit, asked: &str, dialect: Dialect) -> Resul
     let catalog = app.gateway.catalog();
     let found = catalog
         .model(asked)
-        .filter(|model| visit.admission.settings().sees(model.name.as_str()));
+        .filter(|model| policy::sees(&catalog, &visit.admission, model.name.as_str()));
     let Some(model) = found else {
         let refusal = Refusal::ModelNotFound {
             model: asked.to_owned(),

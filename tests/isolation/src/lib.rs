@@ -4,4 +4,4 @@
 //! get past one wall and is refused by the compiler; the file of the same name in `pass/` does the same thing the right way and
 //! compiles. `tests/cases.rs` checks both.
 
-pub use {base, gateway, kernel, llm, serde_json};
+pub use {base, gateway, kernel, llm, policy, serde_json};

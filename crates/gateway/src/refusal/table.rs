@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use kernel::quota::Unit;
 
-use super::{Refusal, Retry, Row};
+use super::{PolicyRefusal, Refusal, Retry, Row};
 
 const INVALID: &str = "invalid_request_error";
 const PERMISSION: &str = "permission_error";
@@ -38,6 +38,11 @@ impl Refusal {
             Self::Suspended             => row(403, PERMISSION, "tenant_suspended", PERMISSION, No),
             Self::Frozen                => row(403, PERMISSION, "tenant_frozen", PERMISSION, No),
             Self::Forbidden { .. }      => row(403, PERMISSION, "forbidden", PERMISSION, No),
+            Self::Policy { why, .. }    => match why {
+                PolicyRefusal::Forbidden     => row(403, PERMISSION, "policy_denied", PERMISSION, No),
+                PolicyRefusal::NeedsApproval => row(403, PERMISSION, "approval_required", PERMISSION, No),
+                PolicyRefusal::Broken        => row(403, PERMISSION, "policy_broken", PERMISSION, No),
+            },
             Self::BadRequest { .. }     => row(400, INVALID, "invalid_request", INVALID, No),
             Self::ModelNotFound { .. }  => row(404, INVALID, "model_not_found", "not_found_error", No),
             Self::Unpriced { .. }       => row(400, INVALID, "model_not_priced", INVALID, No),
@@ -107,6 +112,7 @@ impl Refusal {
                 "this tenant is frozen: it may read, and nothing else, until its operator resumes it"
             }
             Self::Forbidden { role } => return format!("the role {role} may not do this").into(),
+            Self::Policy { why, rules } => return policy_message(*why, rules).into(),
             Self::BadRequest { message, .. } => message,
             Self::ModelNotFound { model } => {
                 return format!("the model {model:?} does not exist").into();
@@ -193,5 +199,19 @@ fn upstream_message(status: u16) -> &'static str {
         502 => "the provider refused the gateway",
         503 | 529 => "the provider is overloaded",
         _ => "the provider failed",
+    }
+}
+
+fn policy_message(why: PolicyRefusal, rules: &str) -> String {
+    match why {
+        PolicyRefusal::Forbidden => format!("the policy forbids this: {rules}"),
+        PolicyRefusal::NeedsApproval => format!(
+            "the policy asks for an approval, which only a run of an agent can wait for: {rules}"
+        ),
+        PolicyRefusal::Broken => {
+            format!(
+                "a rule of the policy cannot be evaluated, so nothing is allowed that it might forbid: {rules}"
+            )
+        }
     }
 }

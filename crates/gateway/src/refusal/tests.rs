@@ -24,9 +24,9 @@ fn all() -> Vec<Refusal> {
     use Refusal::{
         AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining, Erased,
         Forbidden, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential,
-        NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended, TenantBusy,
-        TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia, UpstreamMalformed,
-        UpstreamTimeout, UpstreamUnreachable,
+        NotFound, Overloaded, Policy, ProviderBusy, Quarantined, QuotaExceeded, Suspended,
+        TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
+        UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable,
     };
     let upstream =
         |status: u16| Refusal::upstream(StatusCode::from_u16(status).unwrap(), b"", Some(9));
@@ -38,6 +38,18 @@ fn all() -> Vec<Refusal> {
         Suspended,
         Frozen,
         Forbidden { role: "readonly" },
+        Policy {
+            why: PolicyRefusal::Forbidden,
+            rules: "tenant.no-code base.x".into(),
+        },
+        Policy {
+            why: PolicyRefusal::NeedsApproval,
+            rules: "tenant.ask".into(),
+        },
+        Policy {
+            why: PolicyRefusal::Broken,
+            rules: "tenant.sum".into(),
+        },
         BadRequest {
             message: "n: at most 8".into(),
             param: Some("n".into()),
@@ -116,6 +128,7 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::ProviderBusy { .. } => 27,
         Refusal::DiskShort => 28,
         Refusal::Erased => 29,
+        Refusal::Policy { .. } => 30,
     }
 }
 
@@ -180,7 +193,7 @@ fn every_refusal_has_a_row_and_two_bodies() {
     let all = all();
     assert_eq!(
         all.iter().map(place).collect::<BTreeSet<_>>(),
-        (0..30).collect()
+        (0..31).collect()
     );
     for refusal in &all {
         let status = refusal.status().as_u16();

@@ -412,7 +412,7 @@ impl Trail {
             decision: "allow",
             detail: [("entry", of.to_string())].into(),
             person: admission.person(),
-            policy_version: Some(&settings.policy_version),
+            policy_version: Some(settings.policy_version()),
             request_id: Some(self.request.as_str()),
             role: Some(token.role.as_str()),
             seq,

@@ -64,6 +64,7 @@ async fn attempt(kernel: &Kernel, caller: &Admission, request: &str) -> OpenAtte
         provider: "p".into(),
         provider_model: "pm".into(),
         ratecard_version: Arc::from("v"),
+        rule: "base.callers-work".into(),
         region: None,
         trace: None,
         standing: crate::quota::Standing::default(),

@@ -9,7 +9,7 @@ use vault::tlog::{Checkpoint, Edge, Hash, LogKey, SignedCheckpoint};
 
 use super::log::{Log, Regrown, Trusted};
 use super::salvage::{
-    AUDIT, CONTENT, IN_FORCE, KEYS, LEDGER, OUTBOX, PERSON_KEYS, SECRETS, TILES, Table,
+    AUDIT, CONTENT, IN_FORCE, KEYS, LEDGER, OUTBOX, PERSON_KEYS, POLICY, SECRETS, TILES, Table,
 };
 use super::{Kept, REPAIR};
 use crate::audit::Entry;
@@ -81,6 +81,9 @@ impl Kernel {
         kept.from_journal = u64::try_from(records.len()).unwrap_or_default();
         self.put_records(new, records).await?;
         self.recount(new, sums, &mut kept).await?;
+        let now = self.now();
+        let lost = move |tx: &mut WriteTx<'_>| crate::policies::note_if_lost(tx, now);
+        self.engine().write(new, lost).await?;
         self.drop_unreadable_secrets(resident, new, &mut kept)
             .await?;
         let grown = self.grow_log(resident, new, &mut facts).await?;
@@ -116,7 +119,15 @@ impl Kernel {
             kept.note(table, whole, first);
         }
         // What changes is taken from one place only, unless a part of it cannot be read there.
-        for table in [&KEYS, &SECRETS, &OUTBOX, &IN_FORCE, &PERSON_KEYS, &CONTENT] {
+        for table in [
+            &KEYS,
+            &SECRETS,
+            &POLICY,
+            &OUTBOX,
+            &IN_FORCE,
+            &PERSON_KEYS,
+            &CONTENT,
+        ] {
             if kept.whole.contains(table.name) {
                 continue;
             }

@@ -71,6 +71,11 @@ pub(crate) static SECRETS: Table = Table {
     key: "rowid",
     columns: &["name", "sealed", "created_ms"],
 };
+pub(crate) static POLICY: Table = Table {
+    name: "policy",
+    key: "number",
+    columns: &["number", "document", "version", "set_ms"],
+};
 pub(crate) static OUTBOX: Table = Table {
     name: "outbox",
     key: "rowid",

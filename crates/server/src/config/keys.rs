@@ -71,6 +71,11 @@ pub(super) const TOP: &[Key] = &[
         "Defaults and limits by tier name.",
     ),
     key(
+        "policy",
+        Kind::Text,
+        "Document with the base rules, which alone permit; its path starts at this file's folder.",
+    ),
+    key(
         "ratecards",
         Kind::Texts,
         "Price files, later ones win; paths start at this file's folder.",

@@ -23,6 +23,7 @@ pub(super) struct LowConfig {
     pub(super) models: Option<Vec<LowModel>>,
     pub(super) tasks: Option<BTreeMap<String, Text>>,
     pub(super) tiers: Option<BTreeMap<String, LowTier>>,
+    pub(super) policy: Option<Text>,
     pub(super) ratecards: Option<Vec<Text>>,
     pub(super) body_limit: Option<Text>,
     pub(super) alerts: Option<LowAlerts>,

@@ -85,6 +85,7 @@ pub(super) fn config(low: LowConfig, folder: &Path) -> Result<Config, ConfigErro
         catalog,
         provider_keys,
         tiers,
+        policy: low.policy.map(|path| folder.join(&path.value)),
         ratecards: low
             .ratecards
             .unwrap_or_default()

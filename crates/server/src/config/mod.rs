@@ -52,6 +52,8 @@ pub struct Config {
     pub provider_keys: Vec<ProviderKey>,
     /// Tiers by name.
     pub tiers: BTreeMap<String, Tier>,
+    /// The document with the operator's base rules; the path is complete. Without it those of [`policy::BASE`] hold.
+    pub policy: Option<PathBuf>,
     /// Rate cards, later ones win; paths are complete.
     pub ratecards: Vec<PathBuf>,
     /// Largest request body in bytes.

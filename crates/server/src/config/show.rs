@@ -55,6 +55,12 @@ pub(super) fn yaml(config: &Config) -> String {
         out.line(1, &format!("{}: {}", quoted(task), quoted(model.as_str())));
     }
     out.tiers(&config.tiers);
+    if let Some(path) = &config.policy {
+        out.line(
+            0,
+            &format!("policy: {}", quoted(&path.display().to_string())),
+        );
+    }
     out.section("ratecards", config.ratecards.is_empty(), "[]");
     for path in &config.ratecards {
         out.line(1, &format!("- {}", quoted(&path.display().to_string())));

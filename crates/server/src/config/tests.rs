@@ -159,7 +159,7 @@ fn errors_name_line_key_and_remedy() {
         |line: &str| format!("providers:\n- name: p\n  kind: openai\n  api_key: env:K\n  {line}\n");
     let model = |line: &str| format!("{}models:\n- name: m\n{line}\n", provider("region: eu"));
     for (text, expect) in [
-        ("colour: red\n".to_owned(), "config: line 1: colour: unknown key; known here are listen, tls, admin, providers, models, tasks, tiers, ratecards, body_limit, alerts, disk"),
+        ("colour: red\n".to_owned(), "config: line 1: colour: unknown key; known here are listen, tls, admin, providers, models, tasks, tiers, policy, ratecards, body_limit, alerts, disk"),
         ("listen: 127.0.0.1:1\ncache: { exact: true }\n".to_owned(), "config: line 2: cache: this part is not in this version; remove it"),
         ("listen: 127.0.0.1:1\nlisten: 127.0.0.1:2\n".to_owned(), "config: line 2: listen: stands twice"),
         ("tasks: { a: m, a: n }".to_owned(), "config: line 1: a: stands twice"),

@@ -69,6 +69,8 @@ fn checked_file(path: &Path) -> Result<ConfigChecked, Fault> {
         })?;
         files.push(path.display().to_string());
     }
+    assemble::base_rules(&config)?;
+    files.extend(config.policy.iter().map(|path| path.display().to_string()));
     let warnings = config.warnings.iter().map(ToString::to_string).collect();
     Ok(ConfigChecked { files, warnings })
 }

@@ -1,0 +1,114 @@
+//! Rules that hold in a tenant: what is asked about them, and what comes back.
+
+use base::{PersonName, Role, TenantId, Timestamp, TokenName};
+use serde::{Deserialize, Serialize};
+
+use crate::text;
+
+/// Who would do what to which thing: `policy.explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyQuestion {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+    /// The role of who would act.
+    #[serde(with = "text")]
+    pub role: Role,
+    /// The name of its credential.
+    #[serde(
+        default,
+        with = "text::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub token: Option<TokenName>,
+    /// The natural person.
+    #[serde(
+        default,
+        with = "text::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub person: Option<PersonName>,
+    /// `call_model`, `run_code`, …
+    pub action: String,
+    /// The name of what is acted on.
+    pub resource: String,
+    /// Of a call of a model: `chat.completions` where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// Of a call of a model: its answer comes in pieces.
+    #[serde(default)]
+    pub stream: bool,
+    /// Of a call of a model: it names tools.
+    #[serde(default)]
+    pub tools: bool,
+    /// Of a connection; 443 without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A set of rules: the tenant's own, or the operator's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+    /// The version of everything that holds together, as in audit entries.
+    pub in_force: String,
+    /// SHA-256 of the tenant's own document in hex; `None` where it has set none.
+    pub version: Option<String>,
+    /// When that was set.
+    #[serde(with = "text::option")]
+    pub set_at: Option<Timestamp>,
+    /// The tenant's own document, byte for byte, empty where it has set none; or the operator's rules, where those were asked for.
+    pub document: String,
+}
+
+/// A set of rules that was tested, and taken where it was to be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChecked {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+    /// SHA-256 of the document in hex.
+    pub version: String,
+    /// Its rules.
+    pub rules: u64,
+    /// Its tests, all of which hold.
+    pub tests: u64,
+    /// Whether it is in force.
+    pub in_force: bool,
+}
+
+/// A decision, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyExplained {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+    /// The version of everything that holds together, as in audit entries.
+    pub in_force: String,
+    /// `allow`, `require_approval`, `cap`, `deny`, `absent` or `broken`.
+    pub decision: String,
+    /// Roles of which one has to approve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
+    /// Caps as `name=limit`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caps: Vec<String>,
+    /// The rules that decided, as `origin.id` joined by blanks.
+    pub decided_by: String,
+    /// Every rule that the question satisfies.
+    pub rules: Vec<PolicyRule>,
+}
+
+/// A rule that a question satisfies, or that breaks on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRule {
+    /// `origin.id`.
+    pub rule: String,
+    /// Its line in its set, from 1.
+    pub line: u64,
+    /// `permits`, `forbids`, `asks` (forbids unless an obligation is kept) or `broke`.
+    pub effect: String,
+}
