@@ -1,7 +1,7 @@
 //! A tenant whose store cannot be trusted: out of service, remembered over restarts, its files left as they are.
 //!
 //! **Invariant:** from its quarantine on nothing is written to a tenant's database, and no record of it is released from the
-//! journal, until a repair has put a whole database in place (`crates/kernel/tests/flips.rs`).
+//! journal, until a repair has put a whole database in place (`crates/kernel/tests/flips.rs`, and below).
 
 use std::sync::Arc;
 
@@ -111,4 +111,44 @@ pub(crate) fn remembered(tx: &ReadTx<'_>) -> Result<Vec<(TenantUid, Quarantine)>
         };
         Ok((TenantUid::from_bytes(row.get(0)?), found))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::fixture::{acme, begun, open};
+
+    /// What a damaged database does not have stays in the journal, over restarts, for whoever repairs it.
+    #[tokio::test]
+    async fn the_journal_keeps_what_a_damaged_database_does_not_have() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("data");
+        let (kernel, operator) = begun(&path).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        let change = kernel.record_change(&operator, tenant.resident(), "quota.set", [].into());
+        change.await.unwrap();
+        drop(tenant);
+        // A process that was killed: nothing is folded.
+        kernel.tasks().shut_down(Duration::from_secs(5)).await;
+        drop((kernel, operator));
+        let database = path.join("tenants/acme/tenant.db");
+        let mut bytes = std::fs::read(&database).unwrap();
+        bytes.iter_mut().skip(4_096).for_each(|byte| *byte ^= 1);
+        std::fs::write(&database, bytes).unwrap();
+        drop(std::fs::remove_file(
+            path.join("tenants/acme/tenant.db-wal"),
+        ));
+        let segment = path.join("journal/0001");
+        assert!(segment.exists());
+        for _ in 0..2 {
+            let (kernel, operator) = open(&path).await;
+            let tenant = kernel.tenant(&operator, &acme()).unwrap();
+            assert!(kernel.load(tenant.resident()).await.is_err());
+            assert!(tenant.quarantine().is_some());
+            drop(tenant);
+            kernel.close(Duration::from_secs(5)).await;
+            assert!(segment.exists());
+        }
+    }
 }

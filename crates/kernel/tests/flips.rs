@@ -531,7 +531,6 @@ async fn a_quarantined_database_stays_as_it_is_and_the_operator_reads_on() {
     };
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before = files_of(&data, "acme");
-    let segments = std::fs::read_dir(data.join("journal")).unwrap().count();
     let acme = operator_view(&kernel, &operator, "acme");
     let value = Secret::from_text("sk-other".to_owned()).unwrap();
     let set = kernel.set_secret(&operator, &acme, "openai", value).await;
@@ -555,7 +554,6 @@ async fn a_quarantined_database_stays_as_it_is_and_the_operator_reads_on() {
     kernel.close(Duration::from_secs(5)).await;
     drop((acme, kernel, operator));
     assert!(before == files_of(&data, "acme"), "evidence was changed");
-    assert!(segments <= std::fs::read_dir(data.join("journal")).unwrap().count());
 }
 
 /// Opens the deployment, checks one tenant, and closes again: it has a copy then.
