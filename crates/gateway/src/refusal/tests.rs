@@ -23,10 +23,10 @@ fn facts(unit: Unit) -> QuotaFacts {
 fn all() -> Vec<Refusal> {
     use Refusal::{
         AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining, Erased,
-        Forbidden, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential,
-        NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended, TenantBusy,
-        TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia, UpstreamMalformed,
-        UpstreamTimeout, UpstreamUnreachable,
+        Forbidden, ForeignOrigin, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound,
+        NoCredential, NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended,
+        TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
+        UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable,
     };
     let upstream =
         |status: u16| Refusal::upstream(StatusCode::from_u16(status).unwrap(), b"", Some(9));
@@ -35,6 +35,7 @@ fn all() -> Vec<Refusal> {
         BadCredential,
         AmbiguousCredential,
         TokenInUrl,
+        ForeignOrigin,
         Suspended,
         Frozen,
         Forbidden { role: "readonly" },
@@ -116,6 +117,7 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::ProviderBusy { .. } => 27,
         Refusal::DiskShort => 28,
         Refusal::Erased => 29,
+        Refusal::ForeignOrigin => 30,
     }
 }
 
@@ -180,7 +182,7 @@ fn every_refusal_has_a_row_and_two_bodies() {
     let all = all();
     assert_eq!(
         all.iter().map(place).collect::<BTreeSet<_>>(),
-        (0..30).collect()
+        (0..31).collect()
     );
     for refusal in &all {
         let status = refusal.status().as_u16();
