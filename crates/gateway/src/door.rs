@@ -37,7 +37,7 @@ pub async fn enter(
     action: &'static str,
     roles: &'static [Role],
 ) -> Result<Visit, Response<ReplyBody>> {
-    let trail = open_trail(gw, headers, dialect)?;
+    let trail = open_trail(gw, headers).map_err(|refusal| untraced(gw, &refusal, dialect))?;
     match admitted(gw, &trail, headers, uri, action, roles).await {
         Ok(admission) => Ok(Visit { trail, admission }),
         Err(refusal) => Err(respond(gw, &trail, &refusal, dialect)),
@@ -47,15 +47,10 @@ pub async fn enter(
 /// Opens the record of a request.
 ///
 /// # Errors
-/// The finished answer where nothing can be recorded.
-pub fn open_trail(
-    gw: &Gateway,
-    headers: &HeaderMap,
-    dialect: Dialect,
-) -> Result<Trail, Response<ReplyBody>> {
-    gw.kernel()
-        .open_trail(trace::named(headers))
-        .map_err(|fault| untraced(gw, &fault.into(), dialect))
+/// Where nothing can be recorded; the answer is [`untraced`].
+pub fn open_trail(gw: &Gateway, headers: &HeaderMap) -> Result<Trail, Refusal> {
+    let trail = gw.kernel().open_trail(trace::named(headers));
+    trail.map_err(Refusal::from)
 }
 
 async fn admitted(
@@ -216,7 +211,8 @@ pub fn log_refusal(gw: &Gateway, trail: &Trail, refusal: &Refusal) {
 }
 
 /// The answer where not even a record could be opened.
-pub(crate) fn untraced(gw: &Gateway, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
+#[must_use]
+pub fn untraced(gw: &Gateway, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
     let id = gw.kernel().new_request_id();
     refusal.response(dialect, &id).map(ReplyBody::full)
 }

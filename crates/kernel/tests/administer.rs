@@ -73,9 +73,8 @@ async fn only_an_admin_that_may_act_administers() {
         trail.administrator(&acting),
         Err(KernelError::Revoked)
     ));
-    let kept = home
-        .kernel
-        .list_secrets(&home.operator, &home.known("acme").unwrap());
+    let known = home.known("acme").unwrap();
+    let kept = home.kernel.list_secrets(&home.operator, &known);
     assert_eq!(kept.await.unwrap().len(), 1);
 }
 

@@ -498,8 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_described() {
-        let at = Timestamp::default;
+    fn what_is_asked_is_what_is_described() {
         let name = || "a".to_owned();
         let credential = || Credential::new(name()).unwrap();
         described(&Nothing {});
@@ -518,6 +517,13 @@ mod tests {
             subscription: name(),
         });
         described(&TicketWish { origin: name() });
+    }
+
+    #[test]
+    fn what_is_answered_is_what_is_described() {
+        let at = Timestamp::default;
+        let name = || "a".to_owned();
+        let credential = || Credential::new(name()).unwrap();
         described(&Health {
             status: name(),
             version: name(),

@@ -382,7 +382,8 @@ def test_who_floods_is_cut(gw, tenant, kind):
         connection.sendall(opening(gw, authorization=f"Bearer {tenant.token}"))
         assert connection.recv(4_096).startswith(b"HTTP/1.1 101")
         flood(connection, frames[kind] * 100, 200)
-    assert eventually(lambda: reasons(gw, tenant), 5, "the cut") == ["too_many_frames"]
+        # While it is open: a client that resets takes back what was not read of it.
+        assert eventually(lambda: reasons(gw, tenant), 5, "the cut") == ["too_many_frames"]
     assert "result" in call(gw, tenant.token, "health")
 
 
@@ -402,7 +403,7 @@ def test_a_frame_of_100_megabytes_is_not_read(gw, tenant):
         assert connection.recv(4_096).startswith(b"HTTP/1.1 101")
         connection.sendall(struct.pack("!BBQ", 0x81, 0xFF, 100 << 20) + b"\0\0\0\0")
         flood(connection, b"x" * (1 << 20), 100)
-    eventually(lambda: reasons(gw, tenant) == ["message_too_large"], 5, "the cut")
+        assert eventually(lambda: reasons(gw, tenant), 5, "the cut") == ["message_too_large"]
     assert memory(gw) - before < 16 << 20
     with socket(gw, tenant.token) as ws:
         ws.send("x" * (512 * 1024 + 1))

@@ -36,8 +36,8 @@ pub struct Failure {
     number: i32,
     code: Cow<'static, str>,
     message: Cow<'static, str>,
-    field: Option<Cow<'static, str>>,
-    limit: Option<String>,
+    field: Option<Box<str>>,
+    limit: Option<Box<str>>,
     retry_after_ms: Option<u64>,
 }
 
@@ -114,7 +114,7 @@ impl Failure {
         let field = field.into();
         let text = format!("{field}: {what}");
         let mut failure = Self::new(number::INVALID_PARAMS, "invalid_params", text);
-        failure.field = Some(field);
+        failure.field = Some(field.into_owned().into());
         failure
     }
 
@@ -140,7 +140,7 @@ impl Failure {
     /// The same, with the limit that was passed.
     #[must_use]
     pub fn limit(mut self, limit: impl fmt::Display) -> Self {
-        self.limit = Some(limit.to_string());
+        self.limit = Some(limit.to_string().into());
         self
     }
 
@@ -173,8 +173,8 @@ impl Failure {
             message: self.message.clone().into_owned(),
             data: ErrorData {
                 code: self.code.clone().into_owned(),
-                field: self.field.clone().map(Cow::into_owned),
-                limit: self.limit.clone(),
+                field: self.field.clone().map(String::from),
+                limit: self.limit.clone().map(String::from),
                 retry_after_ms: self.retry_after_ms,
                 request_id: request_id.to_owned(),
             },

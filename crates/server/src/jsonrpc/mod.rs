@@ -41,9 +41,9 @@ const ACTION: &str = "call_rpc";
 /// Answers a POST: one message, one answer.
 pub(crate) async fn post(app: &Arc<App>, parts: Parts, body: Incoming) -> Answer {
     let Parts { headers, uri, .. } = parts;
-    let trail = match door::open_trail(&app.gateway, &headers, Dialect::OpenAi) {
+    let trail = match door::open_trail(&app.gateway, &headers) {
         Ok(trail) => trail,
-        Err(unavailable) => return unavailable.map(AnswerBody::Reply),
+        Err(refusal) => return unrecorded(app, &refusal),
     };
     match posted(app, &trail, &headers, &uri, body).await {
         Ok(answer) => answer,
@@ -91,6 +91,10 @@ async fn posted(
 
 fn refused(app: &App, trail: &Trail, refusal: &Refusal) -> Answer {
     door::respond(&app.gateway, trail, refusal, Dialect::OpenAi).map(AnswerBody::Reply)
+}
+
+fn unrecorded(app: &App, refusal: &Refusal) -> Answer {
+    door::untraced(&app.gateway, refusal, Dialect::OpenAi).map(AnswerBody::Reply)
 }
 
 fn no_query(uri: &Uri) -> Result<(), Refusal> {
@@ -141,9 +145,9 @@ async fn message(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
 
 /// Answers the opening of a WebSocket; the conversation follows when the answer has left.
 pub(crate) async fn open(app: &Arc<App>, mut parts: Parts) -> Answer {
-    let trail = match door::open_trail(&app.gateway, &parts.headers, Dialect::OpenAi) {
+    let trail = match door::open_trail(&app.gateway, &parts.headers) {
         Ok(trail) => trail,
-        Err(unavailable) => return unavailable.map(AnswerBody::Reply),
+        Err(refusal) => return unrecorded(app, &refusal),
     };
     match socket::open(app, &trail, &mut parts).await {
         Ok(answer) => answer,
