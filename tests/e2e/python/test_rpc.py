@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from deployment import Gateway, default_config, eventually
+from deployment import Gateway, default_config, raw_connection
 from route_fixtures import message
 from rpc_client import call, post, refused, result
 
@@ -388,6 +388,43 @@ def test_what_lives_on_a_socket_is_refused_here(gw, acme):
         assert refused(call(gw, acme.token, method, params)) == (-32000, "websocket_required")
 
 
-def test_a_quarantined_or_absent_store_is_no_fault_of_ours(gw, acme):
-    events = eventually(lambda: [line["event"] for line in gw.log()], 3, "the log")
-    assert not [event for event in events if "panic" in event]
+def test_a_change_whose_caller_hangs_up_is_made_or_not_and_never_half(gw):
+    """What the log says was set is there."""
+    tenant = gw.tenant()
+    for number in range(60):
+        body = json.dumps(message("secrets.set", {"name": f"s{number}", "value": "x"})).encode()
+        head = f"POST /rpc HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.token}\r\ncontent-type: application/json\r\n"
+        with raw_connection(gw) as connection:
+            connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            time.sleep(number % 7 / 1_000)
+        time.sleep(0.02)
+    time.sleep(0.5)
+    entries = [entry for entry in tenant.audit() if entry["action"] == "secret.set" and entry["decision"] == "allow"]
+    listed = {row["name"] for row in result(gw, tenant.token, "secrets.list")["secrets"]}
+    assert {entry["detail"]["name"] for entry in entries} == listed and len(listed) > 10
+
+
+# The command line's own client.
+
+
+def test_the_command_line_asks_a_method_and_prints_its_answer(gw, acme, app):
+    told = gw.cli("rpc", "tenant.get", stdin=acme.token + "\n", check=True)
+    assert json.loads(told.stdout)["id"] == acme.id
+    asked = gw.cli("rpc", "audit.query", '{"limit": 2}', stdin=acme.token, check=True)
+    assert len(json.loads(asked.stdout)["entries"]) == 2
+    for arguments, stdin, status, said in (
+        (("no.such",), acme.token, 2, "no method"),
+        (("audit.query", '{"limit": 0}'), acme.token, 2, "limit"),
+        (("audit.query", "[1]"), acme.token, 2, "JSON object"),
+        (("secrets.set", '{"name": "a", "value": "b"}'), acme.token, 2, "argument"),
+        (("secrets.list",), app, 1, "forbidden"),
+        (("health",), "tk_nobody_" + "0" * 32, 1, "no valid credential"),
+        (("health", "--to", "192.0.2.1:8080"), acme.token, 1, "in the clear"),
+    ):
+        done = gw.cli("rpc", *arguments, stdin=stdin)
+        lines = done.stderr.splitlines()
+        assert (done.returncode, len(lines)) == (status, 1) and said in lines[0], (arguments, done)
+
+
+def test_nothing_of_all_this_was_a_fault_of_ours(gw):
+    assert not [line for line in gw.log() if "panic" in line["event"] or line.get("code") == "internal_error"]

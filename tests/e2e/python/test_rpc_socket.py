@@ -484,3 +484,7 @@ def test_every_method_answers_alike_by_post_and_on_a_socket(gw):
 
 def outcome(told: dict) -> str:
     return told["error"]["data"]["code"] if "error" in told else "result"
+
+
+def test_nothing_of_all_this_was_a_fault_of_ours(gw):
+    assert not [line for line in gw.log() if "panic" in line["event"] or line.get("code") == "internal_error"]

@@ -29,7 +29,7 @@ const USAGE_ROWS_MAX: usize = 5_000;
 
 type Told<T> = Result<T, Failure>;
 
-impl Handle<method::Health> for Turn<'_> {
+impl Handle<method::Health> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<Health> {
         let tenant = self.admission.tenant();
         tenant.live().map_err(kernel_failure)?;
@@ -41,14 +41,14 @@ impl Handle<method::Health> for Turn<'_> {
     }
 }
 
-impl Handle<method::Discover> for Turn<'_> {
+impl Handle<method::Discover> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<Document> {
         let document = openrpc::document(env!("CARGO_PKG_VERSION"));
         to_raw_value(&document).map(Document).map_err(internal)
     }
 }
 
-impl Handle<method::TenantGet> for Turn<'_> {
+impl Handle<method::TenantGet> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<OwnTenant> {
         let (tenant, account) = (self.admission.tenant(), self.admission.tenant().account());
         let person = self.admission.person().map(str::parse).transpose();
@@ -67,10 +67,10 @@ impl Handle<method::TenantGet> for Turn<'_> {
     }
 }
 
-impl Handle<method::TenantUsage> for Turn<'_> {
+impl Handle<method::TenantUsage> for Turn {
     async fn handle(&self, UsagePeriod { from, to }: UsagePeriod) -> Told<UsagePage> {
         let tenant = self.admission.tenant();
-        let own = tenant_views::own_usage(self.admission);
+        let own = tenant_views::own_usage(&self.admission);
         // What is wrong with the store is said by this, in the words of every route.
         tenant.audit_length().await.map_err(kernel_failure)?;
         let (feed, mut waiting) = Feed::new();
@@ -102,14 +102,14 @@ impl Handle<method::TenantUsage> for Turn<'_> {
     }
 }
 
-impl Handle<method::TenantQuota> for Turn<'_> {
+impl Handle<method::TenantQuota> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<QuotaView> {
-        let view = tenant_views::own_quotas(self.admission).await;
+        let view = tenant_views::own_quotas(&self.admission).await;
         view.map_err(kernel_failure)
     }
 }
 
-impl Handle<method::TenantRotate> for Turn<'_> {
+impl Handle<method::TenantRotate> for Turn {
     async fn handle(&self, Rotate { all, grace }: Rotate) -> Told<RotatedTokens> {
         let now = self.admission.tenant().now();
         let end = grace.map(|until| until.moment(now)).transpose();
@@ -118,7 +118,7 @@ impl Handle<method::TenantRotate> for Turn<'_> {
         let grace = end.map(|end| end.since(now));
         let admin = self
             .trail
-            .administrator(self.admission)
+            .administrator(&self.admission)
             .map_err(kernel_failure)?;
         let issued = match all {
             Some(true) => admin.rotate_all_tokens(grace).await,
@@ -134,7 +134,7 @@ impl Handle<method::TenantRotate> for Turn<'_> {
     }
 }
 
-impl Handle<method::ConfigGet> for Turn<'_> {
+impl Handle<method::ConfigGet> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<Document> {
         settings_view::json(self.admission.tenant())
             .map(Document)
@@ -142,7 +142,7 @@ impl Handle<method::ConfigGet> for Turn<'_> {
     }
 }
 
-impl Handle<method::ConfigSchema> for Turn<'_> {
+impl Handle<method::ConfigSchema> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<Document> {
         to_raw_value(&settings_view::overlay_schema())
             .map(Document)
@@ -150,13 +150,13 @@ impl Handle<method::ConfigSchema> for Turn<'_> {
     }
 }
 
-impl Handle<method::SecretsSet> for Turn<'_> {
+impl Handle<method::SecretsSet> for Turn {
     async fn handle(&self, SetSecret { name, value }: SetSecret) -> Told<Done> {
         let value = kernel::Secret::from_text(value.expose().to_owned());
         let value = value.map_err(|error| Failure::invalid_params("value", &error.to_string()))?;
         let admin = self
             .trail
-            .administrator(self.admission)
+            .administrator(&self.admission)
             .map_err(kernel_failure)?;
         admin
             .set_secret(name.as_str(), value)
@@ -166,7 +166,7 @@ impl Handle<method::SecretsSet> for Turn<'_> {
     }
 }
 
-impl Handle<method::SecretsList> for Turn<'_> {
+impl Handle<method::SecretsList> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<SecretList> {
         let found = self.admission.own_secrets().await.map_err(kernel_failure)?;
         let view = |info: kernel::SecretInfo| {
@@ -178,11 +178,11 @@ impl Handle<method::SecretsList> for Turn<'_> {
     }
 }
 
-impl Handle<method::SecretsDelete> for Turn<'_> {
+impl Handle<method::SecretsDelete> for Turn {
     async fn handle(&self, NamedSecret { name }: NamedSecret) -> Told<Done> {
         let admin = self
             .trail
-            .administrator(self.admission)
+            .administrator(&self.admission)
             .map_err(kernel_failure)?;
         admin
             .delete_secret(name.as_str())
@@ -192,7 +192,7 @@ impl Handle<method::SecretsDelete> for Turn<'_> {
     }
 }
 
-impl Handle<method::AuditQuery> for Turn<'_> {
+impl Handle<method::AuditQuery> for Turn {
     async fn handle(&self, query: AuditQuery) -> Told<AuditPage> {
         let tenant = self.admission.tenant();
         let length = tenant.audit_length().await.map_err(kernel_failure)?;
@@ -228,7 +228,7 @@ impl Handle<method::AuditQuery> for Turn<'_> {
     }
 }
 
-impl Handle<method::AuditCheckpointGet> for Turn<'_> {
+impl Handle<method::AuditCheckpointGet> for Turn {
     async fn handle(&self, Nothing {}: Nothing) -> Told<AuditCheckpoint> {
         let tenant = self.admission.tenant();
         let checkpoint = tenant.audit_checkpoint().await.map_err(kernel_failure)?;
@@ -240,7 +240,7 @@ impl Handle<method::AuditCheckpointGet> for Turn<'_> {
     }
 }
 
-impl Handle<method::AuditSubscribe> for Turn<'_> {
+impl Handle<method::AuditSubscribe> for Turn {
     async fn handle(&self, Subscribe { from }: Subscribe) -> Told<Subscribed> {
         let subscriptions = self.subscriptions()?;
         let length = self
@@ -268,7 +268,7 @@ impl Handle<method::AuditSubscribe> for Turn<'_> {
     }
 }
 
-impl Handle<method::AuditUnsubscribe> for Turn<'_> {
+impl Handle<method::AuditUnsubscribe> for Turn {
     async fn handle(&self, NamedSubscription { subscription }: NamedSubscription) -> Told<Done> {
         let subscriptions = self.subscriptions()?;
         let mut open = subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,7 +278,7 @@ impl Handle<method::AuditUnsubscribe> for Turn<'_> {
     }
 }
 
-impl Handle<method::TicketIssue> for Turn<'_> {
+impl Handle<method::TicketIssue> for Turn {
     async fn handle(&self, TicketWish { origin }: TicketWish) -> Told<Ticket> {
         let desk = &self.session.app.rpc;
         let is_own = self
@@ -289,7 +289,7 @@ impl Handle<method::TicketIssue> for Turn<'_> {
         if !is_own || !desk.lets_in(&origin) {
             return Err(failure(&Refusal::ForeignOrigin));
         }
-        let issued = desk.tickets.issue(self.admission, &origin);
+        let issued = desk.tickets.issue(&self.admission, &origin);
         let (text, expires_at) = issued.map_err(kernel_failure)?;
         let text = text.expose_str().unwrap_or_default();
         Ok(Ticket {
@@ -300,7 +300,7 @@ impl Handle<method::TicketIssue> for Turn<'_> {
     }
 }
 
-impl Turn<'_> {
+impl Turn {
     fn subscriptions(&self) -> Told<&Mutex<Vec<Subscription>>> {
         self.session.subscriptions.as_ref().ok_or_else(|| {
             let text = "subscriptions live on a WebSocket: open one at /rpc";

@@ -42,7 +42,7 @@ const ACTION: &str = "call_rpc";
 pub(crate) async fn post(app: &Arc<App>, parts: Parts, body: Incoming) -> Answer {
     let Parts { headers, uri, .. } = parts;
     let trail = match door::open_trail(&app.gateway, &headers) {
-        Ok(trail) => trail,
+        Ok(trail) => Arc::new(trail),
         Err(refusal) => return unrecorded(app, &refusal),
     };
     match posted(app, &trail, &headers, &uri, body).await {
@@ -53,7 +53,7 @@ pub(crate) async fn post(app: &Arc<App>, parts: Parts, body: Incoming) -> Answer
 
 async fn posted(
     app: &Arc<App>,
-    trail: &Trail,
+    trail: &Arc<Trail>,
     headers: &HeaderMap,
     uri: &Uri,
     body: Incoming,
@@ -67,13 +67,13 @@ async fn posted(
     is_json(headers)?;
     let message = message(body).await?;
     let tenant = admission.tenant().uid();
-    let session = Session {
+    let session = Arc::new(Session {
         app: Arc::clone(app),
         caller,
         origin: origin.map(str::to_owned),
         meter: Meter::Posts((tenant, admission.token_name().clone())),
         subscriptions: None,
-    };
+    });
     let told = session.answer(trail, &message).await;
     let (status, text) = match told.text {
         Some(text) => (StatusCode::OK, text),

@@ -10,7 +10,9 @@ use llm::json::Cursor;
 use rpc::jsonrpc::{self, Failure, Message, Read, Request, number};
 use rpc::method::{self, Effect};
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::desk::Key;
 use super::rate::Rate;
@@ -45,34 +47,29 @@ pub(super) struct Told {
 }
 
 /// One call of an admitted caller: what a method works with.
-pub(super) struct Turn<'a> {
-    pub(super) session: &'a Session,
-    pub(super) trail: &'a Trail,
-    pub(super) admission: &'a Admission,
+pub(super) struct Turn {
+    pub(super) session: Arc<Session>,
+    pub(super) trail: Arc<Trail>,
+    pub(super) admission: Admission,
 }
 
 impl Session {
     /// Answers one message.
-    pub(super) async fn answer(&self, trail: &Trail, message: &[u8]) -> Told {
-        let whole = |failure: &Failure| Told {
-            text: Some(jsonrpc::refusal(None, failure, trail.request_id().as_str())),
-            lasting: false,
-        };
+    pub(super) async fn answer(self: &Arc<Self>, trail: &Arc<Trail>, message: &[u8]) -> Told {
         // One strict look decides what the text is: no second reader sees another key, or another depth.
-        let text = std::str::from_utf8(message)
-            .ok()
-            .filter(|text| is_strict(text));
-        let Some(text) = text else {
-            return whole(&Failure::parse_error());
-        };
-        match Message::read(text) {
-            Err(failure) => whole(&failure),
+        let text = std::str::from_utf8(message).ok();
+        let text = text.filter(|text| is_strict(text));
+        match text
+            .ok_or_else(Failure::parse_error)
+            .and_then(Message::read)
+        {
+            Err(failure) => self.told(trail, Err((None, failure))).await,
             Ok(Message::One(read)) => self.told(trail, read).await,
             Ok(Message::Batch(parts)) => self.batch(trail, parts).await,
         }
     }
 
-    async fn batch(&self, trail: &Trail, parts: Vec<Read<'_>>) -> Told {
+    async fn batch(self: &Arc<Self>, trail: &Arc<Trail>, parts: Vec<Read<'_>>) -> Told {
         let mut all = Told::default();
         let mut text = String::new();
         for part in parts {
@@ -94,18 +91,24 @@ impl Session {
         all
     }
 
-    async fn told(&self, trail: &Trail, read: Read<'_>) -> Told {
+    async fn told(self: &Arc<Self>, trail: &Arc<Trail>, read: Read<'_>) -> Told {
         let request_id = trail.request_id().as_str();
+        // Whatever a message is, it counts.
+        let metered = self.meter();
         let request = match read {
             Ok(request) => request,
             Err((id, failure)) => {
+                let failure = metered.err().unwrap_or(failure);
                 return Told {
                     text: Some(jsonrpc::refusal(id, &failure, request_id)),
                     lasting: false,
                 };
             }
         };
-        let outcome = self.call(trail, &request).await;
+        let outcome = match metered {
+            Ok(()) => self.call(trail, &request).await,
+            Err(limited) => Err(limited),
+        };
         let Some(id) = request.id else {
             return Told::default();
         };
@@ -118,8 +121,11 @@ impl Session {
         }
     }
 
-    async fn call(&self, trail: &Trail, request: &Request<'_>) -> Result<Box<RawValue>, Failure> {
-        self.meter(|rate| rate.take(Instant::now()))?;
+    async fn call(
+        self: &Arc<Self>,
+        trail: &Arc<Trail>,
+        request: &Request<'_>,
+    ) -> Result<Box<RawValue>, Failure> {
         let row = method::find(&request.method).ok_or_else(Failure::method_not_found)?;
         if row.effect == Effect::ShowsOnce && request.id.is_none() {
             return Err(Failure::invalid_request("this method is asked with an id"));
@@ -137,33 +143,65 @@ impl Session {
         let admission =
             door::admit_call(gateway, trail, caller, purpose, row.action, row.access).await;
         let admission = admission.map_err(refused)?;
-        let turn = Turn {
-            session: self,
-            trail,
-            admission: &admission,
+        let turn = Arc::new(Turn {
+            session: Arc::clone(self),
+            trail: Arc::clone(trail),
+            admission,
+        });
+        let outcome = match row.effect {
+            Effect::Reads => Box::pin(method::dispatch(row, request.params, &*turn)).await,
+            Effect::Changes | Effect::ShowsOnce => {
+                self.to_its_end(row, request.params, Arc::clone(&turn))
+                    .await
+            }
         };
-        let outcome = Box::pin(method::dispatch(row, request.params, &turn)).await;
+        let admission = &turn.admission;
         if row.effect == Effect::Reads && admission.authority().is_over() {
             // What was read is no longer the caller's to see.
-            return Err(refused(door::told_now(&admission)));
+            return Err(refused(door::told_now(admission)));
         }
         if outcome
             .as_ref()
             .is_err_and(|failure| failure.number() == number::NOT_FOUND)
         {
-            let recorded = door::denied(trail, &admission, row.action, &Refusal::NotFound).await;
+            let recorded = door::denied(trail, admission, row.action, &Refusal::NotFound).await;
             recorded.map_err(refused)?;
         }
         outcome
     }
 
-    fn meter(
+    /// Carries out a change in a task of its own: a client that hangs up does not leave it recorded and not made.
+    async fn to_its_end(
         &self,
-        take: impl FnOnce(&mut Rate) -> Result<(), std::time::Duration>,
-    ) -> Result<(), Failure> {
+        row: &'static method::Row,
+        params: Option<&RawValue>,
+        turn: Arc<Turn>,
+    ) -> Result<Box<RawValue>, Failure> {
+        let params = params.map(|params| Zeroizing::new(params.get().to_owned()));
+        let (done, outcome) = oneshot::channel();
+        self.app.gateway.kernel().tasks().spawn(async move {
+            let params = params
+                .as_ref()
+                .map(|text| serde_json::from_str::<&RawValue>(text));
+            let outcome = match params.transpose() {
+                Ok(params) => method::dispatch(row, params, &*turn).await,
+                Err(_) => Err(Failure::internal()),
+            };
+            // Whoever asked may be gone; the change is made all the same.
+            let _nobody_waits = done.send(outcome);
+        });
+        outcome
+            .await
+            .unwrap_or_else(|_panicked| Err(Failure::internal()))
+    }
+
+    fn meter(&self) -> Result<(), Failure> {
         let taken = match &self.meter {
             Meter::Posts(token) => self.app.rpc.post(token),
-            Meter::Socket(rate) => take(&mut rate.lock().unwrap_or_else(PoisonError::into_inner)),
+            Meter::Socket(rate) => {
+                let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
+                rate.take(Instant::now())
+            }
         };
         taken.map_err(Failure::rate_limited)
     }

@@ -144,13 +144,13 @@ pub(super) async fn open(
         retry_after_s: 1,
     })?;
     let calls = Rate::new(RPC_CALLS_PER_SECOND, RPC_CALLS_BURST, Instant::now());
-    let session = Session {
+    let session = Arc::new(Session {
         app: Arc::clone(app),
         caller,
         origin,
         meter: Meter::Socket(Mutex::new(calls)),
         subscriptions: Some(Mutex::default()),
-    };
+    });
     let conversation: Conversation = Box::pin(hold(session, admission, upgrade, place));
     let mut answer = Response::new(AnswerBody::bytes(""));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -246,7 +246,7 @@ fn accept_value(key: &[u8]) -> Option<HeaderValue> {
 type Frames = SplitStream<WebSocketStream<TokioIo<Upgraded>>>;
 
 /// Holds the socket to its end.
-async fn hold(session: Session, admission: Admission, upgrade: OnUpgrade, place: Place) {
+async fn hold(session: Arc<Session>, admission: Admission, upgrade: OnUpgrade, place: Place) {
     let Ok(io) = upgrade.await else {
         return;
     };
@@ -312,7 +312,7 @@ fn log(app: &App, admission: &Admission, reason: &str) {
 
 /// One socket's conversation.
 struct Talk<'a> {
-    session: &'a Session,
+    session: &'a Arc<Session>,
     /// Of the opening: its end is the socket's. Calls have admissions of their own.
     admission: &'a Admission,
     line: Line,
@@ -328,14 +328,19 @@ impl Talk<'_> {
             line, frames, work, ..
         } = self;
         let work = &*work;
+        // What is being answered is waited for, a little.
         let ended = async {
             admission.ended().await;
+            let _may_not_end_in_time = timeout(LAST_WORDS, work.lock()).await;
+        };
+        let draining = async {
+            session.app.draining.cancelled().await;
             let _may_not_end_in_time = timeout(LAST_WORDS, work.lock()).await;
         };
         tokio::select! {
             biased;
             () = ended => Cut::Ended,
-            () = session.app.draining.cancelled() => Cut::Draining,
+            () = draining => Cut::Draining,
             () = gone.cancelled() => Cut::Gone,
             cut = converse(session, admission, line, frames, work) => cut,
         }
@@ -343,7 +348,7 @@ impl Talk<'_> {
 }
 
 async fn converse(
-    session: &Session,
+    session: &Arc<Session>,
     admission: &Admission,
     line: &Line,
     frames: &mut Frames,
@@ -381,14 +386,14 @@ async fn converse(
 }
 
 async fn taken(
-    session: &Session,
+    session: &Arc<Session>,
     line: &Line,
     frame: Option<Result<Message, Error>>,
 ) -> Result<(), Cut> {
     match frame {
         Some(Ok(Message::Text(text))) => {
             let trail = session.app.gateway.kernel().open_trail(None);
-            let trail = trail.map_err(|_| Cut::Unavailable)?;
+            let trail = Arc::new(trail.map_err(|_| Cut::Unavailable)?);
             let told = session.answer(&trail, text.as_bytes()).await;
             match told.text {
                 Some(text) => line.send(Message::text(text), told.lasting).await,
