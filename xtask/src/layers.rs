@@ -62,6 +62,8 @@ const POWERS: &[(&str, &[&str])] = &[
         "hyper-util",
         &["kernel", "gateway", "server", "simulator", "bench"],
     ),
+    // Framing of WebSockets over connections that `server` has accepted; it opens none.
+    ("tokio-tungstenite", &["server"]),
     ("rustls", &["kernel", "server"]),
     ("tokio-rustls", &["kernel", "server"]),
     ("rustls-native-certs", &["kernel"]),

@@ -77,3 +77,47 @@ pub const CONTENT_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const TENANTS_MAX: usize = 1_000_000;
 /// Open streams end within this time after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// One JSON-RPC message, over HTTP or as a WebSocket message: a sealed value of the largest size fits, all of it escaped.
+pub const RPC_MESSAGE_BYTES_MAX: usize = 512 * 1024;
+/// The params of one call; the rest of a message is names and ids.
+pub const RPC_PARAMS_BYTES_MAX: usize = 448 * 1024;
+/// Calls of one batch: more than a page of a console asks for at once.
+pub const RPC_BATCH_MAX: usize = 50;
+/// Bytes of an id, which is sent back as it came.
+pub const RPC_ID_BYTES_MAX: usize = 128;
+/// All answers of one batch together: calls beyond are not carried out.
+pub const RPC_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of rows or entries in one answer; where it goes on stands in the answer.
+pub const RPC_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Calls per second of one socket, or over HTTP of one token.
+pub const RPC_CALLS_PER_SECOND: u32 = 50;
+/// Calls at once before that rate counts.
+pub const RPC_CALLS_BURST: u32 = 100;
+/// Frames per second of one socket, pings and notifications included: whoever sends more is cut.
+pub const RPC_FRAMES_PER_SECOND: u32 = 200;
+/// Frames at once before that rate counts.
+pub const RPC_FRAMES_BURST: u32 = 400;
+/// Open sockets of one token.
+pub const RPC_SOCKETS_PER_TOKEN: usize = 16;
+/// Open sockets of one tenant.
+pub const RPC_SOCKETS_PER_TENANT: usize = 200;
+/// Subscriptions of one socket.
+pub const RPC_SUBSCRIPTIONS_MAX: usize = 4;
+/// Frames that wait for the client of one socket.
+pub const RPC_WAITING_FRAMES_MAX: usize = 64;
+/// Bytes that wait for the client of one socket: an answer of the largest size fits.
+pub const RPC_WAITING_BYTES_MAX: usize = RPC_ANSWER_BYTES_MAX + 64 * 1024;
+/// A client that leaves no room for the next frame for so long is cut.
+pub const RPC_SLOW_MAX: Duration = Duration::from_secs(5);
+/// Between two pings to a client.
+pub const RPC_PING_EVERY: Duration = Duration::from_secs(20);
+/// A client that sends nothing for so long, no pong either, is gone.
+pub const RPC_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A browser's ticket is to be redeemed within this time: fetched and used at once.
+pub const TICKET_LIFE: Duration = Duration::from_secs(30);
+/// Tickets of one token that are not redeemed yet; a further one takes the place of the oldest.
+pub const TICKETS_PER_TOKEN: usize = 16;
+/// Tickets of all tenants that are not redeemed yet.
+pub const TICKETS_MAX: usize = 10_000;
+/// Origins of web pages that a deployment lets in.
+pub const ORIGINS_MAX: usize = 100;

@@ -66,10 +66,15 @@ pub(crate) fn policy(path: &Path) -> Result<String, Fault> {
 
 /// A checkpoint that somebody kept: a note of a few lines.
 pub(crate) fn checkpoint(path: &Path) -> Result<String, Fault> {
-    let bytes = bounded(open(path)?, CHECKPOINT_BYTES_MAX + 1, path)?;
-    if bytes.len() > CHECKPOINT_BYTES_MAX {
+    text(path, CHECKPOINT_BYTES_MAX)
+}
+
+/// A text of at most `max` bytes.
+pub(crate) fn text(path: &Path, max: usize) -> Result<String, Fault> {
+    let bytes = bounded(open(path)?, max + 1, path)?;
+    if bytes.len() > max {
         return Err(refused(format!(
-            "{} is larger than {CHECKPOINT_BYTES_MAX} bytes, the limit of a checkpoint",
+            "{} is larger than the limit of {max} bytes",
             path.display()
         )));
     }

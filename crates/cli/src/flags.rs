@@ -93,8 +93,28 @@ pub(crate) enum Ask {
     /// The configuration
     #[command(subcommand)]
     Config(Config),
-    /// Every HTTP route with who may call it
+    /// Every HTTP route and every method of JSON-RPC, with who may call it
     Routes,
+    /// Ask one method of a tenant's own API, with a token from standard input or a file
+    #[command(
+        after_help = "Example: partywall rpc tenant.usage '{\"from\": \"2026-11-01\"}' --token-file acme.token"
+    )]
+    Rpc {
+        /// A method, as `partywall routes` lists them
+        method: String,
+        /// Its params, a JSON object
+        #[arg(conflicts_with = "params_file")]
+        params: Option<String>,
+        /// A file with its params
+        #[arg(long, value_name = "FILE")]
+        params_file: Option<PathBuf>,
+        /// A file with the token [default: standard input]
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// A public listener of this machine [default: that of the running gateway]
+        #[arg(long, value_name = "ADDR")]
+        to: Option<SocketAddr>,
+    },
     /// Check keys, disk, clock and configuration; exit 1 when a check fails
     Doctor,
     /// Whether a gateway runs, and where it listens

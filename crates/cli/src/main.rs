@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod backend;
+mod call;
 mod client;
 mod demo;
 mod export;

@@ -7,6 +7,7 @@ use clap::CommandFactory;
 use rpc::{Command, Fault, FaultCode, Forget, NewTenant, PolicyQuestion};
 
 use crate::backend::{self, Addresses, Place};
+use crate::call::{self, Call};
 use crate::export::Export;
 use crate::flags::{
     Ask, Audit, Billing, Cli, Common, Config, Format, Policy, Quota, Ratecard, Secrets, Serve,
@@ -29,6 +30,22 @@ pub(crate) fn run(cli: Cli) -> Result<(), Fault> {
             common.json,
         ),
         Ask::Routes => show::routes(&backend::routes(), common.json),
+        Ask::Rpc {
+            method,
+            params,
+            params_file,
+            token_file,
+            to,
+        } => call::run(
+            &place(&common),
+            &Call {
+                method,
+                params,
+                params_file,
+                token_file,
+                to,
+            },
+        ),
         Ask::Config(Config::Schema) => print_text(&backend::config_schema()),
         Ask::Completions { shell } => completions(shell),
         ask => ask_gateway(&common, ask),
@@ -92,6 +109,7 @@ fn command(ask: Ask) -> Result<Command, Fault> {
         | Ask::Serve(_)
         | Ask::Demo(_)
         | Ask::Routes
+        | Ask::Rpc { .. }
         | Ask::Completions { .. }
         | Ask::Config(Config::Schema) => Err(Fault::new(
             FaultCode::Internal,

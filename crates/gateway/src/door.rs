@@ -38,14 +38,20 @@ pub async fn enter(
     action: &'static str,
     roles: &'static [Role],
 ) -> Result<Visit, Response<ReplyBody>> {
-    let trail = gw
-        .kernel()
-        .open_trail(trace::named(headers))
-        .map_err(|fault| untraced(gw, &fault.into(), dialect))?;
+    let trail = open_trail(gw, headers).map_err(|refusal| untraced(gw, &refusal, dialect))?;
     match admitted(gw, &trail, headers, uri, action, roles).await {
         Ok(admission) => Ok(Visit { trail, admission }),
         Err(refusal) => Err(respond(gw, &trail, &refusal, dialect)),
     }
+}
+
+/// Opens the record of a request.
+///
+/// # Errors
+/// Where nothing can be recorded; the answer is [`untraced`].
+pub fn open_trail(gw: &Gateway, headers: &HeaderMap) -> Result<Trail, Refusal> {
+    let trail = gw.kernel().open_trail(trace::named(headers));
+    trail.map_err(Refusal::from)
 }
 
 async fn admitted(
@@ -56,10 +62,35 @@ async fn admitted(
     action: &'static str,
     roles: &'static [Role],
 ) -> Result<Admission, Refusal> {
+    let caller = caller(headers, uri)?;
+    admit_call(gw, trail, caller, Purpose::Read, action, roles).await
+}
+
+/// Who presents a credential for several calls, each of which is admitted by itself with [`admit_call`].
+///
+/// # Errors
+/// As [`identify::presented`].
+pub fn caller(headers: &HeaderMap, uri: &Uri) -> Result<Caller, Refusal> {
     let presented = identify::presented(headers, uri)?;
-    let admission = admit(gw, trail, &presented, Purpose::Read).await?;
+    Ok(Caller::from_token(presented.expose_str()))
+}
+
+/// Admits a caller to one call of several. The credential is verified anew: what happened to it or to its tenant since the call
+/// before holds for this one.
+///
+/// # Errors
+/// Why it is refused; where its role or a rule is the reason, that is recorded.
+pub async fn admit_call(
+    gw: &Gateway,
+    trail: &Trail,
+    caller: Caller,
+    purpose: Purpose,
+    action: &'static str,
+    roles: &'static [Role],
+) -> Result<Admission, Refusal> {
+    let admission = admit_caller(gw, trail, caller, purpose).await?;
     let refusal = match roles.contains(&admission.role()) {
-        true => policy::of_a_look(&admission, action),
+        true => policy::of_action(&admission, action),
         false => Some(Refusal::Forbidden {
             role: admission.role().as_str(),
         }),
@@ -79,6 +110,15 @@ pub(crate) async fn admit(
     purpose: Purpose,
 ) -> Result<Admission, Refusal> {
     let caller = Caller::from_token(presented.expose_str());
+    admit_caller(gw, trail, caller, purpose).await
+}
+
+async fn admit_caller(
+    gw: &Gateway,
+    trail: &Trail,
+    caller: Caller,
+    purpose: Purpose,
+) -> Result<Admission, Refusal> {
     let admission = gw
         .kernel()
         .admit_for(caller, purpose)
@@ -89,7 +129,8 @@ pub(crate) async fn admit(
 }
 
 /// What a caller is told whose authority ended while its call was under way: what it would be told now.
-pub(crate) fn told_now(admission: &Admission) -> Refusal {
+#[must_use]
+pub fn told_now(admission: &Admission) -> Refusal {
     admission
         .refused_now()
         .map_or(Refusal::BadCredential, |refused| refusal(&refused))
@@ -114,7 +155,10 @@ fn refusal(refused: &Refused) -> Refusal {
 }
 
 /// Records the refusal of an admitted caller; it may leave when this returns.
-pub(crate) async fn denied(
+///
+/// # Errors
+/// When it cannot be recorded: then that is what the caller is told.
+pub async fn denied(
     trail: &Trail,
     admission: &Admission,
     action: &'static str,
@@ -143,11 +187,19 @@ pub fn respond(
     refusal: &Refusal,
     dialect: Dialect,
 ) -> Response<ReplyBody> {
+    log_refusal(gw, trail, refusal);
+    refusal
+        .response(dialect, trail.request_id())
+        .map(ReplyBody::full)
+}
+
+/// The line of a refusal in the log.
+pub fn log_refusal(gw: &Gateway, trail: &Trail, refusal: &Refusal) {
     let id = trail.request_id();
     if gw.kernel().is_short_of_disk() {
         // What is left is for calls under way: clients that try again must not fill it with lines.
         gw.kernel().count_unlogged_refusal();
-        return refusal.response(dialect, id).map(ReplyBody::full);
+        return;
     }
     let fields = [
         ("request_id", Field::Text(id.as_str())),
@@ -160,11 +212,11 @@ pub fn respond(
     gw.kernel()
         .log()
         .event(gw.kernel().now(), trail.tenant(), "refused", &fields);
-    refusal.response(dialect, id).map(ReplyBody::full)
 }
 
 /// The answer where not even a record could be opened.
-pub(crate) fn untraced(gw: &Gateway, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
+#[must_use]
+pub fn untraced(gw: &Gateway, refusal: &Refusal, dialect: Dialect) -> Response<ReplyBody> {
     let id = gw.kernel().new_request_id();
     refusal.response(dialect, &id).map(ReplyBody::full)
 }

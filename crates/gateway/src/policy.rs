@@ -160,14 +160,18 @@ pub fn sees(catalog: &Catalog, admission: &Admission, name: &str) -> bool {
         .hidden
 }
 
-/// What the rules refuse of a look at the tenant's own resources, by the action of its audit entry.
-pub(crate) fn of_a_look(admission: &Admission, action: &str) -> Option<Refusal> {
-    let log = match action {
-        "read_audit" => "audit",
-        "read_content" => "content",
+/// What the rules refuse of anything but a call of a model, by the action of its audit entry. Looks that no rule speaks of are the
+/// route's to decide.
+pub(crate) fn of_action(admission: &Admission, action: &str) -> Option<Refusal> {
+    let act = match action {
+        "read_audit" => Act::ReadAudit { log: "audit" },
+        "read_content" => Act::ReadAudit { log: "content" },
+        "policy.set" => Act::ChangeConfig { setting: "policy" },
+        "secret.set" | "secret.delete" => Act::ChangeConfig { setting: "secrets" },
+        "token.rotate" => Act::ChangeConfig { setting: "tokens" },
         _ => return None,
     };
-    refusal(admission, &admission.decide(Act::ReadAudit { log }))
+    refusal(admission, &admission.decide(act))
 }
 
 /// What a decision refuses with; `None` where it allows. [`Refusal::NotFound`] stands for what looks absent.

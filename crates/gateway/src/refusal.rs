@@ -34,6 +34,8 @@ pub enum Refusal {
     AmbiguousCredential,
     /// A token stood in the URL. It must be thought of as lost.
     TokenInUrl,
+    /// A web page asks whose origin the deployment does not let in.
+    ForeignOrigin,
     /// The tenant is suspended.
     Suspended,
     /// The tenant is frozen: it may read, and this would do more.
@@ -281,6 +283,21 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The sentence for the caller.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        self.message()
+    }
+
+    /// Seconds after which another try makes sense, where that is known.
+    #[must_use]
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self.row().retry {
+            Retry::After(seconds) | Retry::NoUntil(seconds) => Some(seconds),
+            Retry::AsUsual | Retry::No => None,
+        }
     }
 
     /// The body in a dialect. Routes of no dialect take [`Dialect::OpenAi`].

@@ -4,6 +4,7 @@
 //! **Invariant:** every byte of tenant state is reached through a [`Tenant`], and a `Tenant` is minted in two places only:
 //! `tenant::admit` (a verified credential) and `sweep` (the operator).
 
+pub mod administer;
 pub mod alerts;
 pub mod audit;
 pub mod bulk;
@@ -27,6 +28,7 @@ pub mod share;
 pub mod sweep;
 pub mod tasks;
 pub mod tenant;
+pub mod ticket;
 pub mod tokens;
 pub mod webhook;
 
@@ -48,6 +50,7 @@ mod schema;
 mod scrub;
 mod secrets;
 
+pub use administer::Administrator;
 pub use audit::standing::QuotaRefusal;
 pub use audit::{Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
@@ -62,6 +65,7 @@ pub use pair::pair;
 pub use policies::{BaseRules, OwnPolicy, PolicyChecked, PolicyExplained};
 pub use quota::{Demand, Exceeded, Limits, Reservation};
 pub use root::DataRoot;
+pub use secrets::SecretInfo;
 pub use settings::{Settings, Tier, Tiers};
 pub use store::{Crew, Ground, ReadTx, Stage, StoreError, Work, WriteTx};
 pub use sweep::Operator;
@@ -76,5 +80,5 @@ pub mod tlog {
 
 /// Hashing for digests that enter the audit record.
 pub mod digest {
-    pub use vault::{Sha256, sha256};
+    pub use vault::{Sha256, sha1_of_handshake, sha256};
 }

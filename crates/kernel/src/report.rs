@@ -209,6 +209,15 @@ impl Tenant {
         .await
     }
 
+    /// Number of audit entries, those that wait for their fold included. Reads nothing: for whoever asks again and again.
+    ///
+    /// # Errors
+    /// As [`Tenant::live`].
+    pub fn audit_count(&self) -> Result<u64, KernelError> {
+        self.live()?;
+        Ok(self.resident().books().audit_next)
+    }
+
     /// Number of audit entries.
     ///
     /// # Errors

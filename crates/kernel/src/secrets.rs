@@ -8,6 +8,7 @@ use store::sql::params;
 use store::{ReadTx, StoreError};
 use vault::{Aad, Key, Secret};
 
+use crate::administer::By;
 use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::resident::Resident;
@@ -55,6 +56,17 @@ impl Kernel {
         name: &str,
         value: Secret,
     ) -> Result<(), KernelError> {
+        self.seal_secret(&By::Operator(operator), tenant, name, value)
+            .await
+    }
+
+    pub(crate) async fn seal_secret(
+        &self,
+        by: &By<'_>,
+        tenant: &Tenant,
+        name: &str,
+        value: Secret,
+    ) -> Result<(), KernelError> {
         valid_name(name)?;
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
@@ -69,8 +81,8 @@ impl Kernel {
         let keys = self.keys(resident)?;
         let sealed = keys.secrets().seal(&aad(resident, name), value.expose());
         let now = self.now().unix_ms();
-        self.record_change(
-            operator,
+        self.record_by(
+            by,
             resident,
             "secret.set",
             [("name", name.to_owned())].into(),
@@ -99,21 +111,7 @@ impl Kernel {
         _operator: &Operator,
         tenant: &Tenant,
     ) -> Result<Vec<SecretInfo>, KernelError> {
-        tenant
-            .read(|tx| {
-                tx.query(
-                    "SELECT name, created_ms FROM secrets ORDER BY name",
-                    params![],
-                    SECRETS_MAX,
-                    |row| {
-                        Ok(SecretInfo {
-                            name: row.get(0)?,
-                            set_at: Timestamp::from_unix_ms(row.get(1)?),
-                        })
-                    },
-                )
-            })
-            .await
+        listed(tenant).await
     }
 
     /// Removes a secret.
@@ -123,6 +121,16 @@ impl Kernel {
     pub async fn delete_secret(
         &self,
         operator: &Operator,
+        tenant: &Tenant,
+        name: &str,
+    ) -> Result<(), KernelError> {
+        self.remove_secret(&By::Operator(operator), tenant, name)
+            .await
+    }
+
+    pub(crate) async fn remove_secret(
+        &self,
+        by: &By<'_>,
         tenant: &Tenant,
         name: &str,
     ) -> Result<(), KernelError> {
@@ -136,8 +144,8 @@ impl Kernel {
                 resident.id
             )));
         }
-        self.record_change(
-            operator,
+        self.record_by(
+            by,
             resident,
             "secret.delete",
             [("name", name.to_owned())].into(),
@@ -150,6 +158,24 @@ impl Kernel {
         resident.secrets.store(Arc::new(secrets));
         Ok(())
     }
+}
+
+pub(crate) async fn listed(tenant: &Tenant) -> Result<Vec<SecretInfo>, KernelError> {
+    tenant
+        .read(|tx| {
+            tx.query(
+                "SELECT name, created_ms FROM secrets ORDER BY name",
+                params![],
+                SECRETS_MAX,
+                |row| {
+                    Ok(SecretInfo {
+                        name: row.get(0)?,
+                        set_at: Timestamp::from_unix_ms(row.get(1)?),
+                    })
+                },
+            )
+        })
+        .await
 }
 
 /// Sealed secrets as stored.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base::{PersonName, Role, Timestamp, TokenName, UtcDay, limits};
 use vault::{Secret, Token};
 
+use crate::administer::By;
 use crate::audit::Entry;
 use crate::error::KernelError;
 use crate::log::Field;
@@ -148,10 +149,20 @@ impl Kernel {
         name: &TokenName,
         grace: Option<Duration>,
     ) -> Result<IssuedToken, KernelError> {
-        let _changes_one_at_a_time = self.changes().lock().await;
-        self.load(tenant.resident()).await?;
-        self.rotate_one(operator, tenant.resident(), name, grace)
+        self.rotate_by(&By::Operator(operator), tenant.resident(), name, grace)
             .await
+    }
+
+    pub(crate) async fn rotate_by(
+        &self,
+        by: &By<'_>,
+        resident: &Arc<Resident>,
+        name: &TokenName,
+        grace: Option<Duration>,
+    ) -> Result<IssuedToken, KernelError> {
+        let _changes_one_at_a_time = self.changes().lock().await;
+        self.load(resident).await?;
+        self.rotate_one(by, resident, name, grace).await
     }
 
     /// Rotates every valid token of the tenant.
@@ -164,20 +175,29 @@ impl Kernel {
         tenant: &Tenant,
         grace: Option<Duration>,
     ) -> Result<Vec<IssuedToken>, KernelError> {
+        self.rotate_all_by(&By::Operator(operator), tenant.resident(), grace)
+            .await
+    }
+
+    pub(crate) async fn rotate_all_by(
+        &self,
+        by: &By<'_>,
+        resident: &Arc<Resident>,
+        grace: Option<Duration>,
+    ) -> Result<Vec<IssuedToken>, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
-        self.load(tenant.resident()).await?;
+        self.load(resident).await?;
         let mut names: Vec<_> = self
-            .valid_tokens(tenant.resident(), self.now())
+            .valid_tokens(resident, self.now())
             .iter()
             .map(|token| token.name.clone())
             .collect();
         names.dedup();
+        // An admin's own comes last: with it ends the authority to change the others.
+        names.sort_by_key(|name| by.is_own_token(name));
         let mut issued = Vec::with_capacity(names.len());
         for name in &names {
-            issued.push(
-                self.rotate_one(operator, tenant.resident(), name, grace)
-                    .await?,
-            );
+            issued.push(self.rotate_one(by, resident, name, grace).await?);
         }
         Ok(issued)
     }
@@ -238,7 +258,7 @@ impl Kernel {
 
     async fn rotate_one(
         &self,
-        operator: &Operator,
+        by: &By<'_>,
         resident: &Arc<Resident>,
         name: &TokenName,
         grace: Option<Duration>,
@@ -256,8 +276,7 @@ impl Kernel {
             ("grace_ms", grace.as_millis().to_string()),
         ]
         .into();
-        self.record_change(operator, resident, "token.rotate", detail)
-            .await?;
+        self.record_by(by, resident, "token.rotate", detail).await?;
         let fresh = NewToken {
             name: name.clone(),
             role: newest.role,

@@ -2,18 +2,24 @@
 //! [`Fault`]).
 //!
 //! The same types are spoken over `control.sock`, by the command line under the lock of the data directory, and by the
-//! admin HTTP API. **Invariant:** this crate is the only place where our own JSON is defined; the core types below it are
+//! admin HTTP API. What a tenant may ask is a registry of its own ([`method`]), spoken as JSON-RPC. **Invariant:** this crate is the only place where our own JSON is defined; the core types below it are
 //! not `Serialize`. No I/O.
 
 pub mod answer;
 pub mod audit;
+pub mod client;
 pub mod command;
 pub mod credential;
 pub mod fault;
+pub mod field;
 pub mod frame;
+pub mod jsonrpc;
 pub mod ledger;
 pub mod limits;
+pub mod method;
 pub mod names;
+pub mod openrpc;
+pub mod params;
 pub mod policy;
 pub mod report;
 pub mod tenant;

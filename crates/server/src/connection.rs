@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{self, App};
+use crate::jsonrpc::{Conversation, Later};
 use crate::listen::Slots;
 use crate::routes::Listener;
 
@@ -72,6 +73,9 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: Patient<T>,
 ) {
     let begun = AtomicBool::new(false);
+    // Filled by the answer that opens a WebSocket, taken when that answer has left.
+    let opened: Mutex<Option<Later>> = Mutex::new(None);
+    let opened = &opened;
     let streaming = Arc::clone(&io.streaming);
     let streaming = &*streaming;
     let service = service_fn(|request| {
@@ -79,8 +83,11 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         streaming.forget();
         let setting = Arc::clone(setting);
         async move {
-            let answer = dispatch::answer(&setting.app, setting.listener, request).await;
+            let mut answer = dispatch::answer(&setting.app, setting.listener, request).await;
             streaming.begin(answer.body().authority());
+            if let Some(later) = answer.extensions_mut().remove::<Later>() {
+                *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(later);
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -89,8 +96,9 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .header_read_timeout(HEADER_TIME_MAX)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = Box::pin(connection);
     // Tokens of this connection alone: waiting on the shared ones would take their lock with every chunk.
     let (draining, cutting) = (
         setting.ending.draining.child_token(),
@@ -98,7 +106,13 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     );
     tokio::select! {
         biased;
-        _over = connection.as_mut() => return,
+        _over = connection.as_mut() => {
+            let later = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let conversation = later.and_then(|later| later.take());
+            // A connection that ended before its answer left is what the conversation would wait for.
+            drop(connection);
+            return converse(conversation, &cutting).await;
+        }
         () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     if !begun.load(Ordering::Relaxed) {
@@ -108,6 +122,18 @@ async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     tokio::select! {
         biased;
         _over = connection => {}
+        () = cutting.cancelled() => {}
+    }
+}
+
+/// What follows an opening of a WebSocket, on the place that the connection has. It ends by itself when the gateway drains.
+async fn converse(conversation: Option<Conversation>, cutting: &CancellationToken) {
+    let Some(conversation) = conversation else {
+        return;
+    };
+    tokio::select! {
+        biased;
+        () = conversation => {}
         () = cutting.cancelled() => {}
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::body::AnswerBody;
 use crate::operate::Office;
 use crate::routes::{self, Access, Found, Handler, Listener, Params, Route};
-use crate::{admin, tenant_views};
+use crate::{admin, jsonrpc, tenant_views};
 
 /// What every request is answered from.
 pub(crate) struct App {
@@ -30,6 +30,8 @@ pub(crate) struct App {
     /// When the process began to serve: the age of the list of models.
     pub(crate) since_s: i64,
     pub(crate) draining: CancellationToken,
+    /// What `/rpc` shares.
+    pub(crate) rpc: jsonrpc::Desk,
 }
 
 /// An answer of this crate, before its request id is on it.
@@ -76,6 +78,14 @@ async fn handle(app: &Arc<App>, listener: Listener, request: Request<Incoming>) 
     };
     let http::request::Parts { headers, uri, .. } = &parts;
     match (route.access(), route.handler) {
+        (Access::Tenant { .. }, Handler::Rpc) => {
+            drop(params);
+            Box::pin(jsonrpc::post(app, parts, body)).await
+        }
+        (Access::Tenant { .. }, Handler::RpcSocket) => {
+            drop(params);
+            Box::pin(jsonrpc::open(app, parts)).await
+        }
         (Access::Tenant { .. }, Handler::Call(operation)) => {
             drop(params);
             let inbound = Inbound {

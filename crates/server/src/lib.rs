@@ -17,6 +17,7 @@ mod fault;
 mod feed;
 mod files;
 mod init;
+mod jsonrpc;
 mod listen;
 mod operate;
 mod process;

@@ -27,13 +27,15 @@ use crate::fault::fault;
 use crate::feed::Feed;
 use crate::usage::{self, Period};
 
-pub(crate) use audit::raw;
+pub(crate) use audit::{raw, verification_key};
 pub(crate) use configuration::{check_file, show_file};
 pub(crate) use content::content_part;
 pub(crate) use doctor::examine;
 pub(crate) use limits::quota_view;
 pub(crate) use policy::base_rules;
 use tenants::Turn;
+pub(crate) use tenants::status;
+pub(crate) use tokens::issued;
 
 /// What commands work on: the kernel, and the parts that a running gateway shares with its pipeline.
 pub(crate) struct Office {

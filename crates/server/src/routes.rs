@@ -40,6 +40,10 @@ pub(crate) enum Handler {
     Readyz,
     Call(Operation),
     Tenant(TenantView),
+    /// One message of JSON-RPC.
+    Rpc,
+    /// The opening of a WebSocket for many.
+    RpcSocket,
     Admin(AdminAction),
 }
 
@@ -120,6 +124,11 @@ impl Route {
     }
 }
 
+/// Where JSON-RPC is spoken.
+const RPC_PATH: &str = "/rpc";
+/// The HTTP method under which the methods of JSON-RPC stand in the printed table: none that HTTP has.
+const RPC_METHOD: &str = "RPC";
+
 const CALLERS: &[Role] = &[Role::Admin, Role::Member, Role::App];
 const EVERYBODY: &[Role] = &Role::ALL;
 const USAGE_READERS: &[Role] = &[Role::Admin, Role::Member, Role::Readonly, Role::Auditor];
@@ -148,6 +157,8 @@ pub static TABLE: &[Route] = &[
         &["seq"],
         TenantView::Content,
     ),
+    rpc(Method::GET, Handler::RpcSocket),
+    rpc(Method::POST, Handler::Rpc),
     health(Listener::Public, "/healthz", Handler::Healthz),
     health(Listener::Public, "/readyz", Handler::Readyz),
     health(Listener::Admin, "/healthz", Handler::Healthz),
@@ -283,6 +294,20 @@ const fn view(
     }
 }
 
+/// Every role gets to the door; each method has its own roles, which stand in its own line of the printed table.
+const fn rpc(method: Method, handler: Handler) -> Route {
+    Route {
+        listener: Listener::Public,
+        method,
+        path: RPC_PATH,
+        access: Access::Tenant {
+            roles: crate::jsonrpc::CALLERS,
+        },
+        objects: &[],
+        handler,
+    }
+}
+
 const fn health(listener: Listener, path: &'static str, handler: Handler) -> Route {
     Route {
         listener,
@@ -415,8 +440,15 @@ pub(crate) fn dialect_of(path: &str) -> Dialect {
     }
 }
 
-/// The table as programs read it.
+/// The table as programs read it: the routes, and a line for each method of JSON-RPC.
 pub(crate) fn views() -> Vec<RouteView> {
+    let methods = rpc::method::METHODS.iter().map(|row| RouteView {
+        method: RPC_METHOD.to_owned(),
+        path: format!("{RPC_PATH}#{}", row.name),
+        access: access_text(Access::Tenant { roles: row.access }),
+        objects: row.objects.iter().map(|&name| name.to_owned()).collect(),
+        listener: "public".to_owned(),
+    });
     TABLE
         .iter()
         .map(|route| RouteView {
@@ -429,6 +461,7 @@ pub(crate) fn views() -> Vec<RouteView> {
                 Listener::Admin => "admin".to_owned(),
             },
         })
+        .chain(methods)
         .collect()
 }
 

@@ -24,6 +24,7 @@ use crate::connection::{Ending, Setting};
 use crate::control::{self, Control};
 use crate::dispatch::App;
 use crate::fault::io;
+use crate::jsonrpc;
 use crate::listen::{self, Slots};
 use crate::operate::{Desk, Office};
 use crate::process;
@@ -197,6 +198,7 @@ pub(crate) async fn start(
         office: Arc::clone(&office),
         since_s,
         draining,
+        rpc: jsonrpc::Desk::new(ready.config.origins),
     });
     kernel.set_operator_receiver(ready.receiver);
     kernel.start_maintenance();

@@ -12,8 +12,9 @@ use kernel::audit::content::Kept;
 use kernel::audit::verify::AuditError;
 use kernel::log::Field;
 use kernel::report::AuditFilter;
-use kernel::{AuditedRefusal, KernelError};
+use kernel::{Admission, AuditedRefusal, KernelError};
 use llm::Dialect;
+use rpc::QuotaView;
 use rpc::report::Format;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -260,10 +261,7 @@ async fn read_usage(app: &App, visit: &Visit, uri: &Uri) -> Result<Answer, Refus
         Query::parse(uri.query(), &["from", "to", "format", "detail"]).map_err(bad_request)?;
     let (period, format, detail) = report_wish(&query).map_err(bad_request)?;
     let tenant = visit.admission.tenant().clone();
-    let own = (!reads_all_usage(visit)).then(|| Own {
-        person: visit.admission.person().map(str::to_owned),
-        token: visit.admission.token_name().clone(),
-    });
+    let own = own_usage(&visit.admission);
     // A store that cannot be read is said now; once the first bytes are out, it can only break the body.
     tenant.audit_length().await.map_err(Refusal::from)?;
     let body = report_body::body(
@@ -280,10 +278,18 @@ async fn read_usage(app: &App, visit: &Visit, uri: &Uri) -> Result<Answer, Refus
     ))
 }
 
+/// Whose usage the caller may see, where that is not everybody's.
+pub(crate) fn own_usage(admission: &Admission) -> Option<Own> {
+    (!reads_all_usage(admission)).then(|| Own {
+        person: admission.person().map(str::to_owned),
+        token: admission.token_name().clone(),
+    })
+}
+
 /// Whether the caller may see what others of its tenant have used.
-fn reads_all_usage(visit: &Visit) -> bool {
+fn reads_all_usage(admission: &Admission) -> bool {
     matches!(
-        visit.admission.role(),
+        admission.role(),
         Role::Admin | Role::Readonly | Role::Auditor
     )
 }
@@ -291,13 +297,16 @@ fn reads_all_usage(visit: &Visit) -> bool {
 /// The tenant's quotas for everybody; those of its persons and tokens for whoever may read all usage, and one's own otherwise.
 async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
     Query::parse(uri.query(), &[]).map_err(bad_request)?;
-    let admission = &visit.admission;
-    let mut view = operate::quota_view(admission.tenant())
-        .await
-        .map_err(Refusal::from)?;
+    let view = own_quotas(&visit.admission).await.map_err(Refusal::from)?;
+    json(visit, &view)
+}
+
+/// The quotas that the caller may see.
+pub(crate) async fn own_quotas(admission: &Admission) -> Result<QuotaView, KernelError> {
+    let mut view = operate::quota_view(admission.tenant()).await?;
     // What the operator adds to list prices is for the operator to tell.
     view.markup = None;
-    if !reads_all_usage(visit) {
+    if !reads_all_usage(admission) {
         let (person, token) = (admission.person(), admission.token_name());
         view.persons
             .retain(|party| Some(party.name.as_str()) == person);
@@ -308,7 +317,7 @@ async fn quota(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {
             Scope::Token(name) => name == token,
         });
     }
-    json(visit, &view)
+    Ok(view)
 }
 
 fn config(visit: &Visit, uri: &Uri) -> Result<Answer, Refusal> {

@@ -11,6 +11,18 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     array(&digest::digest(&digest::SHA256, bytes))
 }
 
+/// SHA-1 of the bytes: the answer to a WebSocket's opening (RFC 6455), which proves nothing and is asked for by the
+/// protocol. For nothing else.
+#[must_use]
+pub fn sha1_of_handshake(bytes: &[u8]) -> [u8; 20] {
+    let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes);
+    let mut out = [0; 20];
+    for (to, from) in out.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    out
+}
+
 /// SHA-256 of bytes that arrive in pieces.
 #[derive(Clone)]
 pub struct Sha256(digest::Context);

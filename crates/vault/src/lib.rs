@@ -25,7 +25,7 @@ pub mod tlog;
 
 pub use aead::{Aad, Key, SEAL_OVERHEAD};
 pub use credential::{OperatorKey, Token, TokenParts};
-pub use digest::{Sha256, ct_eq, hmac_sha256, hmac_sha256_of, sha256};
+pub use digest::{Sha256, ct_eq, hmac_sha256, hmac_sha256_of, sha1_of_handshake, sha256};
 pub use error::VaultError;
 pub use keys::{MasterKey, TenantKeys};
 pub use random::random;

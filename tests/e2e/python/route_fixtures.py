@@ -9,13 +9,17 @@ from urllib.parse import quote
 
 from deployment import ratecard
 from samples import user
-from wire import Ask
+from wire import Answer, Ask
 
 Values = dict[str, str]
 """A value for each object of a route, and `prompt`: the text to say, with the canary of the one who asks."""
 
 JSON = (("content-type", "application/json"),)
 PUBLIC, ADMIN = "public", "admin"
+RPC = "RPC"
+"""Stands in the table in place of an HTTP method, in the lines of the methods of JSON-RPC."""
+ORIGIN = "https://console.two-tenants.example"
+"""The one web page that the gateway of the suite lets in."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class Fixture:
     of_no_name: dict[str, int] = field(default_factory=dict)
     # Whether a right call goes to the provider.
     upstream: bool = False
+    # Whether a tenant that is frozen may ask.
+    reads: bool | None = None
+
+    @property
+    def only_reads(self) -> bool:
+        return self.method == "GET" if self.reads is None else self.reads
+
+    def verdict(self, answer: Answer) -> int:
+        """The status of an answer. A method of JSON-RPC says its own in the body: here it is the one that a route would have."""
+        if self.method != RPC or answer.status != 200:
+            return answer.status
+        error = json.loads(answer.body).get("error")
+        if error is None:
+            return 200
+        known = {"forbidden": 403, "tenant_frozen": 403, "tenant_suspended": 403, "invalid_api_key": 401, "not_found": 404}
+        return known.get(error["data"]["code"], 500 if error["code"] == -32603 else 400)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -70,6 +90,20 @@ def _operate(method: str, path: str, query: str = "", body=None, **options) -> F
 
     families = options.pop("families", None) or {name: name for name in ("tenant", "token") if f"{{{name}}}" in path}
     return Fixture(method, path, (ADMIN,), {"plain": shape}, families, **options)
+
+
+def message(method: str, params: dict | None = None, id: object = 1) -> dict:
+    """A request of JSON-RPC."""
+    return {"jsonrpc": "2.0", "id": id, "method": method} | ({} if params is None else {"params": params})
+
+
+def _rpc(method: str, *params: Callable[[Values], dict], reads: bool = True, **options) -> Fixture:
+    def shape(given):
+        return lambda values: Ask("POST", "/rpc", JSON, json.dumps(message(method, given(values))).encode())
+
+    shapes = {f"params {number}": shape(given) for number, given in enumerate(params or (lambda v: {},))}
+    families = options.pop("families", {})
+    return Fixture(RPC, f"/rpc#{method}", (PUBLIC,), shapes, families, reads=reads, **options)
 
 
 TOOL = {"type": "object", "properties": {"x": {"type": "string"}}}
@@ -111,6 +145,34 @@ FIXTURES = [
     _get("/tenant/v1/config"),
     _get("/tenant/v1/audit", "", "?limit=1000", "?from=3&limit=2"),
     _get("/tenant/v1/audit/{seq}/content", families={"seq": "kept entry"}),
+    # Without the headers of an opening there is no WebSocket; what one says is asked by POST, and in test_rpc_socket.py.
+    _get("/rpc", success=400),
+    Fixture(
+        "POST",
+        "/rpc",
+        (PUBLIC,),
+        {"plain": lambda v: Ask("POST", "/rpc", JSON, json.dumps(message("health")).encode())},
+        {},
+        reads=True,
+    ),
+    _rpc("health"),
+    _rpc("rpc.discover"),
+    _rpc("tenant.get"),
+    _rpc("tenant.usage", lambda v: {}, lambda v: {"from": "2026-01-01", "to": "2099-12-31"}),
+    _rpc("tenant.quota"),
+    # Whoever may rotate would be locked out of the rest of the suite: it gets as far as the params.
+    _rpc("tenant.rotate", lambda v: {"grace": "soon"}, reads=False, success=400),
+    _rpc("config.get"),
+    _rpc("config.schema"),
+    _rpc("secrets.set", lambda v: {"name": "matrix", "value": v["prompt"]}, reads=False),
+    _rpc("secrets.list"),
+    _rpc("secrets.delete", lambda v: {"name": v["secret"]}, families={"secret": "secret"}, of_no_name={"secret": 400}, reads=False),
+    _rpc("audit.query", lambda v: {}, lambda v: {"limit": 1000}, lambda v: {"from": 3, "limit": 2, "decision": "allow"}),
+    _rpc("audit.checkpoint"),
+    # They live on a socket.
+    _rpc("audit.subscribe", lambda v: {"from": 0}, success=400),
+    _rpc("audit.unsubscribe", lambda v: {"subscription": "audit-1"}, success=400),
+    _rpc("ticket.issue", lambda v: {"origin": ORIGIN}),
     Fixture("GET", "/healthz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/healthz")}, {}),
     Fixture("GET", "/readyz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/readyz")}, {}),
     _operate("GET", "/admin/v1/tenants"),

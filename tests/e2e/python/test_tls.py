@@ -13,7 +13,9 @@ import time
 import httpx
 import pytest
 from deployment import Gateway, default_config, eventually
+from route_fixtures import message
 from tls import PATIENCE, Authority, TlsGateway, lacking
+from websockets.sync.client import connect as websocket
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,22 @@ def test_a_stream_that_breaks_does_not_end_cleanly_over_http2(secure, tenant):
     assert "[DONE]" not in broken.stdout
     assert '"error"' in broken.stdout or broken.returncode != 0, broken
     assert broken.returncode != 0, broken
+
+
+def test_a_websocket_is_opened_over_tls_and_not_over_http2(secure, tenant):
+    url = f"wss://localhost:{secure.port}/rpc"
+    head = {"authorization": f"Bearer {tenant.token}"}
+    with websocket(url, additional_headers=head, ssl=secure.authority.trusting(), proxy=None, compression=None) as ws:
+        ws.send(json.dumps(message("tenant.get")))
+        assert json.loads(ws.recv(5))["result"]["id"] == tenant.id
+        ws.send(json.dumps(message("tenant.rotate", {"grace": "1h"})))
+        assert json.loads(ws.recv(5))["result"]["tokens"][0]["name"] == "default"
+    for version, status in (("--http1.1", "200"), ("--http2", "200")):
+        said = curl(secure, tenant, version, "-w", "\n%{http_code}", "-d", json.dumps(message("health")), f"{secure.url}/rpc")
+        assert said.stdout.rpartition("\n")[2] == status and '"ok"' in said.stdout, said
+    opening = ("-H", "upgrade: websocket", "-H", "sec-websocket-version: 13", "-H", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==")
+    said = curl(secure, tenant, "--http2", "-w", "\n%{http_code}", *opening, f"{secure.url}/rpc")
+    assert said.stdout.rpartition("\n")[2] == "400", said
 
 
 def test_many_calls_share_one_http2_connection(secure, tenant):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from canary import Scan, canary
 from deployment import OPERATOR_ANTHROPIC_KEY, OPERATOR_OPENAI_KEY, Gateway, Simulator, Tenant, default_config, eventually
+from route_fixtures import ORIGIN
 from samples import user
 from wire import Answer, Ask, Wire
 
@@ -61,6 +62,8 @@ class Side:
     # Places in the log where the content of a call is kept; the last one that was there when the asking began.
     kept: set[int] = field(default_factory=set)
     length: int = 0
+    # A secret that no other tenant has one of the name of.
+    secret: str = ""
 
     @property
     def id(self) -> str:
@@ -100,6 +103,7 @@ class World:
             shown = ["sim-fast", "sim-embed", "claude-fast", *own]
             # What is said in calls is kept, sealed: one more store that must stay apart.
             config["tiers"][side] = {"models": shown, "model": "sim-fast", "audit_level": "full"}
+        config["origins"] = [ORIGIN]
         # Who is frozen sees what the first one sees, but for what would betray it.
         shown = [name for (whose, kind), name in self._models.items() if whose == "alder" and kind != "quiet"]
         shown = ["sim-fast", "sim-embed", "claude-fast", *shown]
@@ -144,7 +148,9 @@ class World:
         side.tokens["first"] = side.tenant.token
         for role in ROLES:
             side.tokens[role] = self.gw.issue(side.tenant, side.token_name if role == "admin" else f"as-{role}", role)
-        self.gw.json("secrets", "set", side.id, "sim-openai", stdin=f"sk-{side.marks['provider key']}")
+        side.secret = f"only-{secrets.token_hex(8)}"
+        for name in ("sim-openai", "matrix", side.secret):
+            self.gw.json("secrets", "set", side.id, name, stdin=f"sk-{side.marks['provider key']}")
         tasks = {side.task: side.chat_model, side.embedding_task: side.embedding_model, f"task-{side.marks['task']}": "sim-fast"}
         overlay = {"system_prompt": f"You answer for {side.marks['overlay']}.", "tasks": tasks}
         side.tenant.write_overlay(json.dumps(overlay))
@@ -223,7 +229,10 @@ class World:
     # Asking.
 
     def ask(self, listener: str, ask: Ask) -> Answer:
-        return (self.public if listener == "public" else self.admin).ask(ask)
+        wire = self.public if listener == "public" else self.admin
+        while b'"rate_limited"' in (answer := wire.ask(ask)).body:
+            time.sleep(json.loads(answer.body)["error"]["data"]["retry_after_ms"] / 1_000)
+        return answer
 
     def spare(self) -> str:
         """A tenant that a case may change or use up, with a token named `ci`."""
@@ -256,6 +265,8 @@ class World:
             return [Reference("own", "id", self.fresh_id if credential.kind == "operator" else theirs.id)]
         if family == "kept entry":
             return self._entries(mine, theirs)
+        if family == "secret":
+            return self._secrets(credential, mine, theirs)
         pairs = {
             "chat model": [("model", mine.chat_model, theirs.chat_model), ("task", mine.task, theirs.task)],
             "embedding model": [
@@ -297,6 +308,22 @@ class World:
             Reference("absent", "entry", str(10**15)),
             *(Reference("absent", f"hostile {text[:12]}", text) for text in hostile),
         ]
+
+    def _secrets(self, credential: Credential, mine: Side, theirs: Side) -> list[Reference]:
+        may = credential.kind == "right" and credential.role == "admin"
+        hostile = ("..", "../x", mine.secret.upper(), "a/b", "", "x" * 65, "%", "' OR '1'='1")
+        return [
+            # Whoever may delete one gets one of its own; who may not must leave the one that is there.
+            Reference("own", "name", (lambda: self._spare_secret(mine)) if may else mine.secret),
+            Reference("foreign", "name", theirs.secret),
+            Reference("absent", "name", unlike(theirs.secret)),
+            *(Reference("absent", f"hostile {text[:12]}", text) for text in hostile),
+        ]
+
+    def _spare_secret(self, side: Side) -> str:
+        name = f"spare-{next(self._numbers)}"
+        self.gw.json("secrets", "set", side.id, name, stdin="sk-spare")
+        return name
 
     def _token_names(self, credential: Credential, mine: Side, theirs: Side) -> list[Reference]:
         own = "ci" if credential.kind == "operator" else mine.token_name

@@ -35,6 +35,7 @@ impl Refusal {
                                         => row(401, INVALID, "invalid_api_key", "authentication_error", No),
             Self::AmbiguousCredential   => row(400, INVALID, "ambiguous_credential", INVALID, No),
             Self::TokenInUrl            => row(400, INVALID, "token_in_url", INVALID, No),
+            Self::ForeignOrigin         => row(403, PERMISSION, "origin_not_allowed", PERMISSION, No),
             Self::Suspended             => row(403, PERMISSION, "tenant_suspended", PERMISSION, No),
             Self::Frozen                => row(403, PERMISSION, "tenant_frozen", PERMISSION, No),
             Self::Forbidden { .. }      => row(403, PERMISSION, "forbidden", PERMISSION, No),
@@ -106,6 +107,9 @@ impl Refusal {
             }
             Self::TokenInUrl => {
                 "a token in a URL is refused and should be rotated now; send it in a header"
+            }
+            Self::ForeignOrigin => {
+                "web pages of this origin are not let in; the operator can list it under origins"
             }
             Self::Suspended => "this tenant is suspended",
             Self::Frozen => {

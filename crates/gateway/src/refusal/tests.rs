@@ -23,9 +23,9 @@ fn facts(unit: Unit) -> QuotaFacts {
 fn all() -> Vec<Refusal> {
     use Refusal::{
         AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining, Erased,
-        Forbidden, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound, NoCredential,
-        NotFound, Overloaded, Policy, ProviderBusy, Quarantined, QuotaExceeded, Suspended,
-        TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
+        Forbidden, ForeignOrigin, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound,
+        NoCredential, NotFound, Overloaded, Policy, ProviderBusy, Quarantined, QuotaExceeded,
+        Suspended, TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
         UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable,
     };
     let upstream =
@@ -35,6 +35,7 @@ fn all() -> Vec<Refusal> {
         BadCredential,
         AmbiguousCredential,
         TokenInUrl,
+        ForeignOrigin,
         Suspended,
         Frozen,
         Forbidden { role: "readonly" },
@@ -129,6 +130,7 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::DiskShort => 28,
         Refusal::Erased => 29,
         Refusal::Policy { .. } => 30,
+        Refusal::ForeignOrigin => 31,
     }
 }
 
@@ -193,7 +195,7 @@ fn every_refusal_has_a_row_and_two_bodies() {
     let all = all();
     assert_eq!(
         all.iter().map(place).collect::<BTreeSet<_>>(),
-        (0..31).collect()
+        (0..32).collect()
     );
     for refusal in &all {
         let status = refusal.status().as_u16();

@@ -17,6 +17,7 @@ use crate::resident::{Resident, Status, TokenEntry};
 use crate::settings::Settings;
 
 /// A credential as presented, checked for its grammar and nothing else. It opens nothing.
+#[derive(Clone)]
 pub struct Caller {
     hash: [u8; 32],
     tenant_shown: Option<Box<str>>,
@@ -242,5 +243,13 @@ impl Admission {
 
     pub(crate) fn entry(&self) -> &TokenEntry {
         &self.token
+    }
+
+    /// The credential, to be verified anew by whoever presents it later.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            hash: self.token.hash,
+            tenant_shown: None,
+        }
     }
 }

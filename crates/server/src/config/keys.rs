@@ -95,6 +95,11 @@ pub(super) const TOP: &[Key] = &[
         Kind::Object(DISK),
         "Room on the file system of the data directory.",
     ),
+    key(
+        "origins",
+        Kind::Texts,
+        "Origins of web pages that may use /rpc, such as https://console.example.com; none by default.",
+    ),
 ];
 
 const DISK: &[Key] = &[

@@ -28,6 +28,7 @@ pub(super) struct LowConfig {
     pub(super) body_limit: Option<Text>,
     pub(super) alerts: Option<LowAlerts>,
     pub(super) disk: Option<LowDisk>,
+    pub(super) origins: Option<Vec<Text>>,
 }
 
 #[derive(Deserialize)]

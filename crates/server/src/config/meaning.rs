@@ -17,7 +17,7 @@ use llm::OutputCapField;
 use super::alerts;
 use super::low::{LowConfig, LowDisk, LowModel, LowProvider, LowTier, LowTimeouts, LowTls, Text};
 use super::value::{At, NAME_RULE, is_name};
-use super::{Config, ConfigError, ProviderKey, SecretRef, Tier, TlsRefs, ambient};
+use super::{Config, ConfigError, ProviderKey, SecretRef, Tier, TlsRefs, ambient, origins};
 
 const LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
@@ -95,6 +95,7 @@ pub(super) fn config(low: LowConfig, folder: &Path) -> Result<Config, ConfigErro
         body_limit,
         alerts: alerts::read(low.alerts, folder)?,
         disk,
+        origins: origins::read(&low.origins.unwrap_or_default())?,
         warnings,
         folder: folder.to_owned(),
     })

@@ -10,6 +10,7 @@ mod error;
 mod keys;
 mod low;
 mod meaning;
+mod origins;
 mod secret_ref;
 mod show;
 mod tier;
@@ -30,6 +31,7 @@ pub use alerts::{AlertWebhook, Alerts};
 pub use ambient::Environment;
 pub use error::ConfigError;
 pub use keys::schema;
+pub use origins::Origins;
 pub use secret_ref::SecretRef;
 pub use tier::Tier;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub alerts: Alerts,
     /// Room that is to be left on the file system of the data directory.
     pub disk: DiskLimits,
+    /// Web pages that may use `/rpc`.
+    pub origins: Origins,
     /// What is accepted and probably not meant, in the order of the file.
     pub warnings: Vec<ConfigError>,
     // Relative references start here.

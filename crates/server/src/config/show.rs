@@ -68,6 +68,8 @@ pub(super) fn yaml(config: &Config) -> String {
     out.alerts(&config.alerts);
     let (reserve, warn) = (config.disk.reserve, config.disk.warn);
     out.line(0, &format!("disk: {{ reserve: {reserve}, warn: {warn} }}"));
+    let origins: Vec<String> = config.origins.iter().map(quoted).collect();
+    out.line(0, &format!("origins: [{}]", origins.join(", ")));
     out.0
 }
 

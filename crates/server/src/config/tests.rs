@@ -110,7 +110,7 @@ fn everything_has_a_default_and_everything_can_be_said() {
         assert!(config.catalog.models().is_empty() && config.warnings.is_empty());
     }
     let config = parse(
-        "listen: '[::]:80'\nbody_limit: 1 MiB\ndisk: { reserve: 2 GiB, warn: 0 }\nproviders:\n- name: local\n  kind: openai\n  base_url: http://vllm.internal:8000/v1\n  allow_private: true\n  hang_up: drain\n  max_output_field: max_completion_tokens\n  timeouts: { connect: 500ms, first_byte: 2m, idle: 30s, total: 1h }\n  concurrency: 40\n  queue_length: 7\n  queue_wait: 2s\nmodels:\n- name: m\n  routes: [{ provider: local, model: org/m:free }]\n- { name: n, routes: [{ provider: local, model: n, weight: 7 }], fallback: [m] }\ntiers:\n  t: { markup: 1.25, cost_per_day_usd: 0.000000000001, requests_per_second: 0, concurrent_requests: 9, temperature: '1', weight: 5, guaranteed_slots: 3, audit_retention_days: 200, audit_level: detailed }\n",
+        "listen: '[::]:80'\nbody_limit: 1 MiB\ndisk: { reserve: 2 GiB, warn: 0 }\norigins: ['https://console.example.com']\nproviders:\n- name: local\n  kind: openai\n  base_url: http://vllm.internal:8000/v1\n  allow_private: true\n  hang_up: drain\n  max_output_field: max_completion_tokens\n  timeouts: { connect: 500ms, first_byte: 2m, idle: 30s, total: 1h }\n  concurrency: 40\n  queue_length: 7\n  queue_wait: 2s\nmodels:\n- name: m\n  routes: [{ provider: local, model: org/m:free }]\n- { name: n, routes: [{ provider: local, model: n, weight: 7 }], fallback: [m] }\ntiers:\n  t: { markup: 1.25, cost_per_day_usd: 0.000000000001, requests_per_second: 0, concurrent_requests: 9, temperature: '1', weight: 5, guaranteed_slots: 3, audit_retention_days: 200, audit_level: detailed }\n",
     )
     .unwrap();
     let local = config.catalog.provider("local").unwrap();
@@ -128,6 +128,7 @@ fn everything_has_a_default_and_everything_can_be_said() {
     );
     assert_eq!(config.body_limit, 1024 * 1024);
     assert_eq!((config.disk.reserve, config.disk.warn), (2 << 30, 0));
+    assert!(config.origins.hold("https://console.example.com"));
     assert_eq!(config.catalog.model("n").unwrap().routes[0].weight, 7);
     let tier = &config.tiers["t"];
     assert_eq!((tier.weight, tier.guaranteed_slots), (5, 3));
@@ -159,7 +160,7 @@ fn errors_name_line_key_and_remedy() {
         |line: &str| format!("providers:\n- name: p\n  kind: openai\n  api_key: env:K\n  {line}\n");
     let model = |line: &str| format!("{}models:\n- name: m\n{line}\n", provider("region: eu"));
     for (text, expect) in [
-        ("colour: red\n".to_owned(), "config: line 1: colour: unknown key; known here are listen, tls, admin, providers, models, tasks, tiers, policy, ratecards, body_limit, alerts, disk"),
+        ("colour: red\n".to_owned(), "config: line 1: colour: unknown key; known here are listen, tls, admin, providers, models, tasks, tiers, policy, ratecards, body_limit, alerts, disk, origins"),
         ("listen: 127.0.0.1:1\ncache: { exact: true }\n".to_owned(), "config: line 2: cache: this part is not in this version; remove it"),
         ("listen: 127.0.0.1:1\nlisten: 127.0.0.1:2\n".to_owned(), "config: line 2: listen: stands twice"),
         ("tasks: { a: m, a: n }".to_owned(), "config: line 1: a: stands twice"),
@@ -173,6 +174,7 @@ fn errors_name_line_key_and_remedy() {
         ("listen: localhost\n".to_owned(), "config: line 1: listen: \"localhost\" is not an address and a port, such as 127.0.0.1:8080"),
         ("listen: 127.0.0.1:9\nadmin: { listen: 127.0.0.1:9 }".to_owned(), "config: line 2: admin.listen: is the address of listen; operators have a listener of their own"),
         ("body_limit: 32MB\n".to_owned(), "config: line 1: body_limit: \"32MB\" is not a size from 1KiB to 1024MiB, such as 32MiB"),
+        ("origins: ['*']\n".to_owned(), "config: line 1: origins[0]: is not an origin as browsers send it: https://host or https://host:port, in lower case and without a path; http for localhost only"),
         ("disk: { reserve: much }\n".to_owned(), "config: line 1: disk.reserve: \"much\" is not a size up to 1024GiB, such as 512MiB"),
         ("disk: { warn: 1025GiB }\n".to_owned(), "config: line 1: disk.warn: \"1025GiB\" is not a size up to 1024GiB, such as 512MiB"),
         ("tls: { cert: file:c.pem }\n".to_owned(), "config: line 1: key: is missing"),

@@ -220,7 +220,8 @@ fn database(tenant: &Tenant, status: Status, overlay_error: Option<String>) -> D
     }
 }
 
-fn status(name: &str) -> Result<Status, Fault> {
+/// Where a tenant stands, by the kernel's name for it.
+pub(crate) fn status(name: &str) -> Result<Status, Fault> {
     [
         Status::Active,
         Status::Frozen,

@@ -120,7 +120,8 @@ pub(super) fn credential(token: &kernel::tokens::IssuedToken) -> Result<Credenti
     Credential::new(text.to_owned()).map_err(|_| internal("a token without text was issued"))
 }
 
-fn issued(
+/// A token just issued, as its owner is shown it once.
+pub(crate) fn issued(
     tenant: &TenantId,
     token: &kernel::tokens::IssuedToken,
     old_valid_until: Option<Timestamp>,

@@ -21,7 +21,11 @@ fn every_line_is_complete_and_unique() {
         );
         match (route.access, route.handler, route.listener) {
             (Access::Public, Handler::Healthz | Handler::Readyz, _) => {}
-            (Access::Tenant { roles }, Handler::Call(_) | Handler::Tenant(_), Listener::Public) => {
+            (
+                Access::Tenant { roles },
+                Handler::Call(_) | Handler::Tenant(_) | Handler::Rpc | Handler::RpcSocket,
+                Listener::Public,
+            ) => {
                 assert!(!roles.is_empty(), "{} admits nobody", route.path);
             }
             (Access::Operator, Handler::Admin(_), Listener::Admin) => {}
@@ -44,7 +48,7 @@ fn every_line_is_complete_and_unique() {
 #[test]
 fn access_is_printed_for_programs() {
     let views = views();
-    assert_eq!(views.len(), TABLE.len());
+    assert_eq!(views.len(), TABLE.len() + rpc::method::METHODS.len());
     let access = |path: &str| {
         views
             .iter()
@@ -56,6 +60,7 @@ fn access_is_printed_for_programs() {
     assert_eq!(access("/healthz"), "public");
     assert_eq!(access("/v1/chat/completions"), "tenant:admin,member,app");
     assert_eq!(access("/admin/v1/tenants"), "operator");
+    assert_eq!(access("/rpc#secrets.set"), "tenant:admin");
 }
 
 #[test]
