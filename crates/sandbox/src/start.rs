@@ -1,0 +1,286 @@
+//! The only place that starts programs, and the thread that does it.
+//!
+//! A program dies with the thread that started it, which is how it cannot outlive a gateway that was killed. So one thread of
+//! ours starts them all and lives as long as the sandbox: the executor's threads come and go.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::oneshot;
+
+use crate::cgroup::Group;
+
+/// Orders that wait for the thread: each takes a millisecond or two.
+const ORDERS_MAX: usize = 256;
+/// The last processes of a sandbox are dead within this after its first one, or something is wrong with the kernel.
+const DEATH_WAIT: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+/// The thread that starts programs.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    // An option so that it can be dropped before the thread is waited for: the thread ends when nobody can order any more.
+    orders: Option<SyncSender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Start(
+        Box<(Command, Option<Group>)>,
+        oneshot::Sender<io::Result<Box<Remains>>>,
+    ),
+    Bury(Box<Remains>),
+}
+
+/// A sandbox that runs. Dropping it ends it at once; the thread sees to the rest.
+#[derive(Debug)]
+pub(crate) struct Running {
+    remains: Option<Box<Remains>>,
+    orders: SyncSender<Order>,
+}
+
+/// What must be put away after the end. Dropping it ends what still runs, and waits for that.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    /// `None` once it is buried.
+    child: Option<Child>,
+    outer: OwnedFd,
+    /// The first process inside, once bubblewrap has told which it is. Its death is that of all the others.
+    inner: Arc<OnceLock<OwnedFd>>,
+    group: Option<Group>,
+}
+
+/// What is known of a sandbox when its processes are dead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buried {
+    /// Whether the death of the last process was seen.
+    pub(crate) all_dead: bool,
+    /// Processor time of all of them.
+    pub(crate) cpu: Duration,
+    /// Whether the kernel killed one for want of memory.
+    pub(crate) out_of_memory: bool,
+}
+
+impl Starter {
+    /// Starts the thread.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (orders, waiting) = sync_channel(ORDERS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("sandbox-starter".to_owned())
+            .spawn(move || work(&waiting))?;
+        Ok(Self {
+            orders: Some(orders),
+            thread: Some(thread),
+        })
+    }
+
+    /// Starts `command`, whose group is put away with it.
+    pub(crate) async fn start(
+        &self,
+        command: Command,
+        group: Option<Group>,
+    ) -> io::Result<Running> {
+        let gone = || io::Error::other("the thread that starts programs is gone");
+        let (answer, started) = oneshot::channel();
+        let order = Order::Start(Box::new((command, group)), answer);
+        let orders = self.orders.as_ref().ok_or_else(gone)?.clone();
+        match orders.try_send(order) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(io::Error::other("too many programs start at once"));
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(gone()),
+        }
+        let remains = started.await.map_err(|_| gone())??;
+        Ok(Running {
+            remains: Some(remains),
+            orders,
+        })
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was printed by itself.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Running {
+    /// Readable when bubblewrap has ended.
+    pub(crate) fn outer(&self) -> io::Result<OwnedFd> {
+        let remains = self
+            .remains
+            .as_ref()
+            .ok_or_else(|| io::Error::other("ended"))?;
+        remains.outer.try_clone()
+    }
+
+    /// Where to put the first process inside.
+    pub(crate) fn inner(&self) -> Arc<OnceLock<OwnedFd>> {
+        self.remains
+            .as_ref()
+            .map_or_else(Arc::default, |remains| Arc::clone(&remains.inner))
+    }
+
+    /// The control group of all its processes.
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.remains.as_ref()?.group.as_ref()
+    }
+
+    /// Ends it: bubblewrap dies, with it the first process inside, with that all others.
+    pub(crate) fn kill(&self) {
+        if let Some(remains) = &self.remains {
+            remains.kill();
+        }
+    }
+
+    /// What is left, for [`Remains::bury`].
+    pub(crate) fn into_remains(mut self) -> Option<Box<Remains>> {
+        self.remains.take()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(remains) = self.remains.take() else {
+            return;
+        };
+        remains.kill();
+        // Where the thread has too much to do, the order comes back and is dropped here, which waits.
+        drop(self.orders.try_send(Order::Bury(remains)));
+    }
+}
+
+impl Remains {
+    fn kill(&self) {
+        // Dead already.
+        let _gone = pidfd_send_signal(&self.outer, Signal::KILL);
+    }
+
+    /// Waits for the death of all processes, and reads what their group counted. Blocks, for long only where the kernel does.
+    pub(crate) fn bury(&mut self) -> Buried {
+        let mut all_dead = wait_for(self.outer.as_fd());
+        let mut cpu = None;
+        if let Some(mut child) = self.child.take() {
+            // Read from the dead process before it is put away.
+            cpu = cpu_of(child.id());
+            all_dead &= child.wait().is_ok();
+        }
+        match self.inner.get() {
+            Some(inner) => all_dead &= wait_for(inner.as_fd()),
+            // It never told: it was killed before, or nothing was started.
+            None => all_dead &= true,
+        }
+        let mut buried = Buried {
+            all_dead,
+            cpu: cpu.unwrap_or_default(),
+            out_of_memory: false,
+        };
+        if let Some(group) = self.group.take() {
+            group.kill();
+            buried.cpu = group.cpu().unwrap_or(buried.cpu);
+            buried.out_of_memory = group.out_of_memory();
+        }
+        buried
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+            self.bury();
+        }
+    }
+}
+
+/// A command with an empty environment and nothing to read. The only constructor of one.
+pub(crate) fn command(program: &str) -> Command {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the crate that starts programs, and the function that does it"
+    )]
+    let mut command = Command::new(program);
+    command.env_clear().current_dir("/").stdin(Stdio::null());
+    command
+}
+
+/// What a program of the machine says of its version.
+pub(crate) fn version(program: &str) -> io::Result<String> {
+    let output = command(program).arg("--version").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn work(orders: &Receiver<Order>) {
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Start(plan, answer) => {
+                let (command, group) = *plan;
+                // Nobody waits any more: what comes back is dropped, which ends it.
+                drop(answer.send(spawn(command, group)));
+            }
+            Order::Bury(remains) => drop(remains),
+        }
+    }
+}
+
+fn spawn(mut command: Command, group: Option<Group>) -> io::Result<Box<Remains>> {
+    let mut child = command.spawn()?;
+    match pidfd(child.id()) {
+        Ok(outer) => Ok(Box::new(Remains {
+            child: Some(child),
+            outer,
+            inner: Arc::default(),
+            group,
+        })),
+        Err(error) => {
+            child.kill()?;
+            child.wait()?;
+            Err(error)
+        }
+    }
+}
+
+/// A handle of a process that no later process of the same number answers to.
+pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("no such number of a process"))?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+fn wait_for(process: BorrowedFd<'_>) -> bool {
+    let mut one = [PollFd::new(&process, PollFlags::IN)];
+    poll(&mut one, Some(&DEATH_WAIT)).is_ok_and(|ready| ready == 1)
+}
+
+/// Processor time of a dead process and of all that died before it below it, in its line of `/proc`.
+fn cpu_of(pid: u32) -> Option<Duration> {
+    /// Always a hundred, whatever the kernel was built with.
+    const TICKS_A_SECOND: u64 = 100;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file of the kernel's about our own child"
+    )]
+    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything, brackets too.
+    let (_, after) = line.rsplit_once(')')?;
+    let fields = after.split_whitespace().skip(11).take(4);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap_or(0)).sum();
+    Some(Duration::from_millis(
+        ticks.saturating_mul(1000 / TICKS_A_SECOND),
+    ))
+}
