@@ -146,6 +146,11 @@ fn prepare(walls: &Walls, grant: Grant, program: &Program) -> Result<Prepared, S
         ceilings,
         ..
     } = grant;
+    if workspace::is_short(workspace.as_fd())? {
+        return Err(SandboxError::Workspace(
+            "is on a disk that is nearly full".to_owned(),
+        ));
+    }
     let room = room(&ceilings);
     let become_user = walls.is_root.then_some(user);
     if let Some(user) = become_user {
@@ -385,6 +390,10 @@ async fn watch(
             if group.cpu().is_some_and(|cpu| cpu > ceilings.cpu) {
                 return Ok(Ceiling::Cpu);
             }
+        }
+        // What a walk does not see (a file that was removed and is still open) fills the disk as well.
+        if workspace::is_short(workspace.as_fd()).map_err(io::Error::other)? {
+            return Ok(Ceiling::Disk);
         }
         if Instant::now() < walk_after {
             continue;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
@@ -23,6 +23,8 @@ pub const RUNS_MAX: usize = 64;
 const PROBES_AT_ONCE: usize = 4;
 /// The user of the self-test: the last one, which no tenant is likely to have.
 const PROBE_USER: u32 = 99_999;
+/// What one of the quick probes makes.
+const LEAVES_A_LINK: &str = "follow a planted link/link";
 
 /// Runs programs, by what is offered on this machine.
 #[derive(Debug)]
@@ -43,20 +45,18 @@ impl Sandbox {
         let mut report = Report::default();
         let mut offered = Vec::new();
         match walls(&place).await {
-            Ok(walls) => {
-                if walls.is_root {
-                    report.uid_wall = UidWall::PerTenant;
-                }
-                match test(&walls, &place).await {
-                    Ok(offer) => {
-                        report.limits = report::limits(&walls.cgroups);
-                        report.interpreters = interpreters(&walls);
-                        report.offered.push(offer);
-                        offered.push(Backend::Bubblewrap(walls));
+            Ok(walls) => match test(&walls, &place).await {
+                Ok(offer) => {
+                    if walls.is_root {
+                        report.uid_wall = UidWall::PerTenant;
                     }
-                    Err(why) => report.refused.push(format!("bubblewrap: {why}")),
+                    report.limits = report::limits(&walls.cgroups);
+                    report.interpreters = interpreters(&walls);
+                    report.offered.push(offer);
+                    offered.push(Backend::Bubblewrap(walls));
                 }
-            }
+                Err(why) => report.refused.push(format!("bubblewrap: {why}")),
+            },
             Err(why) => report.refused.push(format!("bubblewrap: {why}")),
         }
         Self {
@@ -157,6 +157,11 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
             }
         }
     }
+    if walls.is_root && room.owner(LEAVES_A_LINK)? != probe_user()?.uid() {
+        return Err(SandboxError::NotOffered(
+            "what a program makes does not belong to its user".to_owned(),
+        ));
+    }
     Ok(Offer {
         name: "bubblewrap",
         version: walls.bubblewrap.version.clone(),
@@ -172,12 +177,16 @@ async fn attempt(
     probe: &Probe,
     setting: &Setting,
 ) -> Result<Verdict, SandboxError> {
-    let user = OsUser::numbered(PROBE_USER);
-    let user = user.ok_or_else(|| SandboxError::System("no user for probes".to_owned()))?;
+    let user = probe_user()?;
     let demand = Floor::at(crate::grant::Isolation::Namespaces).raised(None);
     let grant = Grant::new(room.workspace(probe.name)?, user, demand, probe.ceilings())?;
     let outcome = run::run(walls, grant, probe.program(setting)).await?;
     Ok(probe.judge(&outcome))
+}
+
+fn probe_user() -> Result<OsUser, SandboxError> {
+    let user = OsUser::numbered(PROBE_USER);
+    user.ok_or_else(|| SandboxError::System("there is no user for probes".to_owned()))
 }
 
 /// Waits for all of a few futures, which run at the same time.
@@ -221,6 +230,12 @@ impl Scratch {
     fn workspace(&self, name: &str) -> Result<OwnedFd, SandboxError> {
         rustix::fs::mkdirat(&self.directory, name, Mode::RWXU).map_err(unusable)?;
         runtime::open_dir(self.directory.as_fd(), name).map_err(unusable)
+    }
+
+    /// Whose file a probe left.
+    fn owner(&self, path: &str) -> Result<u32, SandboxError> {
+        let stat = rustix::fs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW);
+        Ok(stat.map_err(unusable)?.st_uid)
     }
 
     /// The path of a file that no program may find.

@@ -15,6 +15,8 @@ use crate::outcome::{CHANGES_MAX, Change, ChangeKind, FileKind};
 
 /// Directories within each other: each costs a descriptor while it is read.
 const DEPTH_MAX: usize = 64;
+/// Bytes of the disk that programs leave free; of a small disk an eighth.
+const FREE_BYTES_MIN: u64 = 1 << 30;
 
 /// What is in a workspace at one moment, by path.
 pub(crate) type Listing = BTreeMap<Vec<u8>, Entry>;
@@ -121,6 +123,14 @@ pub(crate) fn adopt(root: BorrowedFd<'_>, uid: u32, room: Room) -> Result<(), Sa
         rustix::fs::fchmod(&root, Mode::RWXU)
     };
     own().map_err(unreadable)
+}
+
+/// Whether the file system of the workspace is so full that no program may write to it: what is left belongs to the gateway
+/// and to the other tenants.
+pub(crate) fn is_short(root: BorrowedFd<'_>) -> Result<bool, SandboxError> {
+    let stat = rustix::fs::fstatvfs(root).map_err(unreadable)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(bytes(stat.f_bavail) < FREE_BYTES_MIN.min(bytes(stat.f_blocks) / 8))
 }
 
 /// What differs, as the first of it and the number of the rest.

@@ -42,6 +42,17 @@ const PERSONALITY: &str = "tell(call(135, 92, 0x0040000), \"EPERM\")";
 const TYPE_INTO: &str = "tell(call(16, 29, 0, 0x5412, b\"x\"), \"EPERM\")";
 const TYPE_INTO_WIDE: &str = "tell(call(16, 29, 0, 0x5412 | 1 << 32, b\"x\"), \"EPERM\")";
 const CONSOLE: &str = "tell(call(16, 29, 0, 0x541C, b\"x\"), \"EPERM\")";
+const MEMORY_FILE: &str = "tell(call(319, 279, b\"probe\", 0), \"EPERM\")";
+const SHARED_MEMORY: &str = r#"
+made = call(29, 194, 0, 4096, 0o1600)
+if made >= 0:
+    call(31, 195, made, 0, 0)
+tell(made, "EPERM")"#;
+const MESSAGES: &str = r#"
+made = call(68, 186, 0, 0o1600)
+if made >= 0:
+    call(71, 187, made, 0, 0)
+tell(made, "EPERM")"#;
 const X32: &str = r#"
 if not X86:
     os.kill(os.getpid(), 31)
@@ -89,6 +100,13 @@ pub(super) const PROBES: &[Probe] = &[
         PERMISSION,
     ),
     Probe::python("paste into a console", CONSOLE, PERMISSION),
+    Probe::python(
+        "keep memory in a file without a name",
+        MEMORY_FILE,
+        PERMISSION,
+    ),
+    Probe::python("keep memory in a shared segment", SHARED_MEMORY, PERMISSION),
+    Probe::python("keep memory in a queue", MESSAGES, PERMISSION),
     Probe::python(
         "call by the other table",
         X32,

@@ -10,7 +10,10 @@ use std::process::{Command, Stdio};
 use sandbox::probe::{self, Outside, Probe, Setting, Verdict};
 use sandbox::{End, Limit, Mechanism, UidWall};
 
-use crate::support::{again_as_ordinary, bench, grant, is_root, is_second_pass, shell};
+use crate::support::{again_as_ordinary, bench, grant, is_root, is_second_pass, join_all, shell};
+
+/// Attempts at the same time.
+const AT_ONCE: usize = 6;
 
 /// What stands outside and must not be reached; open as long as the value lives.
 struct World {
@@ -55,19 +58,19 @@ async fn no_probe_escapes() {
     let world = world(bench.dir.path());
     let mut failed = Vec::new();
     let mut held = 0;
-    for probe in probe::all() {
-        if probe.needs_python() && !python || probe.of_all && !grouped {
-            continue;
-        }
-        let workspace = bench.workspace(probe.name);
-        let grant = grant(&workspace, probe.ceilings());
-        let outcome = bench
-            .sandbox
-            .run(grant, probe.program(&world.setting))
-            .await;
-        match outcome.map(|outcome| probe.judge(&outcome)) {
-            Ok(Verdict::Held) => held += 1,
-            other => failed.push(format!("{}: {other:?}", probe.name)),
+    let probes: Vec<&Probe> = probe::all()
+        .filter(|probe| (python || !probe.needs_python()) && (grouped || !probe.of_all))
+        .collect();
+    for batch in probes.chunks(AT_ONCE) {
+        let tries = batch.iter().map(|probe| {
+            let grant = grant(&bench.workspace(probe.name), probe.ceilings());
+            Box::pin(bench.sandbox.run(grant, probe.program(&world.setting)))
+        });
+        for (probe, outcome) in batch.iter().zip(join_all(tries.collect()).await) {
+            match outcome.map(|outcome| probe.judge(&outcome)) {
+                Ok(Verdict::Held) => held += 1,
+                other => failed.push(format!("{}: {other:?}", probe.name)),
+            }
         }
     }
     assert!(failed.is_empty(), "{held} held, but\n{}", failed.join("\n"));
@@ -95,22 +98,29 @@ fn every_probe_gets_out_where_there_are_no_walls() {
     .unwrap();
     let world = world(dir.path());
     let python = Path::new("/usr/bin/python3").exists();
+    let applies = |probe: &&Probe| match probe.outside {
+        Outside::Escapes => true,
+        Outside::EscapesAsRoot => is_root(),
+        Outside::Untried(_) => false,
+    };
+    let probes: Vec<&Probe> = probe::all()
+        .filter(|probe| applies(probe) && (python || !probe.needs_python()))
+        .collect();
+    let tried = probes.len();
     let mut inside = Vec::new();
-    let mut tried = 0;
-    for probe in probe::all() {
-        let applies = match probe.outside {
-            Outside::Escapes => true,
-            Outside::EscapesAsRoot => is_root(),
-            Outside::Untried(_) => false,
-        };
-        if !applies || probe.needs_python() && !python {
-            continue;
-        }
-        tried += 1;
-        let said = without_walls(probe, dir.path(), &world.setting);
-        if !said.contains("ESCAPED") {
-            inside.push(format!("{}: {said}", probe.name));
-        }
+    for batch in probes.chunks(AT_ONCE) {
+        std::thread::scope(|scope| {
+            let tries: Vec<_> = batch
+                .iter()
+                .map(|probe| scope.spawn(|| without_walls(probe, dir.path(), &world.setting)))
+                .collect();
+            for (probe, tried) in batch.iter().zip(tries) {
+                let said = tried.join().unwrap();
+                if !said.contains("ESCAPED") {
+                    inside.push(format!("{}: {said}", probe.name));
+                }
+            }
+        });
     }
     assert!(
         inside.is_empty(),

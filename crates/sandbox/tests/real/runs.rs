@@ -9,7 +9,9 @@ use sandbox::{
     SandboxError,
 };
 
-use crate::support::{again_as_ordinary, bench, grant, processes_with, shell, until};
+use crate::support::{
+    again_as_ordinary, bench, grant, is_root, join_all, processes_with, shell, until,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_tells_output_code_and_changes() {
@@ -312,6 +314,44 @@ async fn a_workspace_that_is_overfull_is_not_run_in() {
     );
 }
 
+/// A file system that is unmounted with the value.
+struct SmallDisk(PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let path = self.0.as_path();
+        let _gone = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// A walk does not see a file that was removed while it is open; the room that is left on the disk tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_a_name_does_not_fill_the_disk() {
+    let Some(bench) = bench().await.filter(|_| is_root()) else {
+        return;
+    };
+    let workspace = bench.workspace("small-disk");
+    let mounted = rustix::mount::mount(
+        "tmpfs",
+        workspace.as_path(),
+        "tmpfs",
+        rustix::mount::MountFlags::NOSUID,
+        Some(c"size=64m"),
+    );
+    mounted.unwrap();
+    let disk = SmallDisk(workspace.clone());
+    let script = "exec 5>hidden; rm hidden; head -c 60000000 /dev/zero >&5; sleep 20; echo ESCAPED";
+    let outcome = bench
+        .run_in(&workspace, shell(script), Ceilings::default())
+        .await
+        .unwrap();
+    assert_eq!(outcome.end, End::Limited(Ceiling::Disk), "{outcome:?}");
+    // What was hidden is free again.
+    let free = rustix::fs::statvfs(&workspace).unwrap();
+    assert!(free.f_bavail * free.f_frsize > 60_000_000);
+    drop(disk);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_isolation_than_there_is_is_refused_and_never_replaced() {
     let Some(bench) = bench().await else {
@@ -385,24 +425,4 @@ impl crate::support::Bench {
     ) -> Result<sandbox::Outcome, SandboxError> {
         self.run_in(&workspace, program, Ceilings::default()).await
     }
-}
-
-async fn join_all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
-    let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, slot) in futures.iter_mut().zip(done.iter_mut()) {
-            if slot.is_none()
-                && let std::task::Poll::Ready(output) = std::pin::Pin::new(future).poll(context)
-            {
-                *slot = Some(output);
-            }
-        }
-        if done.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }

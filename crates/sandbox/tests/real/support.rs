@@ -9,15 +9,19 @@ use sandbox::{
     Ceilings, Demand, Floor, Grant, Isolation, OsUser, Outcome, Program, Sandbox, SandboxError,
 };
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 /// Set in a process that runs a test again as an ordinary user: the directory that is prepared for it.
 const AGAIN_IN: &str = "SANDBOX_TEST_AGAIN_IN";
 /// Whom the second pass runs as.
 pub(crate) const ORDINARY: u32 = 65_534;
 
-/// A directory with the runtime in it, and a sandbox over it.
+/// Opened once for all tests: each opening runs the self-test.
+static SANDBOX: OnceCell<Sandbox> = OnceCell::const_new();
+
+/// A sandbox, and a directory for workspaces.
 pub(crate) struct Bench {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: &'static Sandbox,
     pub(crate) dir: TempDir,
 }
 
@@ -39,7 +43,9 @@ pub(crate) async fn bench() -> Option<Bench> {
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let place = root.join(format!("place-{}", rustix::process::geteuid().as_raw()));
     fs::create_dir_all(&place).unwrap();
-    let sandbox = Sandbox::open(File::open(&place).unwrap().into()).await;
+    let sandbox = SANDBOX
+        .get_or_init(|| Sandbox::open(File::open(&place).unwrap().into()))
+        .await;
     if let Some(why) = sandbox.report().refused.first() {
         assert!(
             why.contains("not installed") && std::env::var_os("CI").is_none(),
@@ -114,8 +120,30 @@ pub(crate) fn again_as_ordinary(test: &str) {
     assert!(copied.unwrap().success());
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let own = dir.path().join("own");
-    fs::create_dir(&own).unwrap();
-    std::os::unix::fs::chown(&own, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    let place = own.join(format!("place-{ORDINARY}"));
+    fs::create_dir_all(&place).unwrap();
+    std::os::unix::fs::chown(&place, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+    if test != "escape::no_probe_escapes" {
+        // The runtime that root has built, where it is there and on the same disk. Otherwise, and in the test of the probes,
+        // that user builds its own.
+        let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("place-0");
+        for entry in fs::read_dir(built).into_iter().flatten().flatten() {
+            let is_runtime = entry.file_name().to_string_lossy().starts_with("runtime-");
+            if is_runtime {
+                let linked = Command::new("cp")
+                    .arg("-al")
+                    .arg(entry.path())
+                    .arg(&place)
+                    .output()
+                    .unwrap();
+                if !linked.status.success() {
+                    // Half a runtime would be taken for a whole one.
+                    fs::remove_dir_all(place.join(entry.file_name())).unwrap();
+                }
+            }
+        }
+    }
     use std::os::unix::process::CommandExt;
     let output = Command::new(&program)
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
@@ -157,4 +185,25 @@ pub(crate) fn processes_with(text: &str) -> Vec<u32> {
         }
     }
     found
+}
+
+/// Waits for all of them, which run at the same time.
+pub(crate) async fn join_all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
+    let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, slot) in futures.iter_mut().zip(done.iter_mut()) {
+            if slot.is_none()
+                && let std::task::Poll::Ready(output) = std::pin::Pin::new(future).poll(context)
+            {
+                *slot = Some(output);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
 }
