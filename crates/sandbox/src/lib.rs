@@ -20,19 +20,38 @@
 //! **Invariant:** when a run has an outcome, or its future was dropped, its processes are dead or dying; none outlives the
 //! process that started it.
 
+#![cfg_attr(
+    not(target_os = "linux"),
+    expect(
+        dead_code,
+        reason = "elsewhere there is no backend, and every run is refused"
+    )
+)]
+
+mod backend;
+#[cfg(target_os = "linux")]
 mod bubblewrap;
+#[cfg(target_os = "linux")]
 mod cgroup;
 mod error;
+#[cfg(target_os = "linux")]
 mod filter;
 mod grant;
 mod outcome;
 pub mod probe;
 mod report;
+#[cfg(target_os = "linux")]
 mod run;
+#[cfg(target_os = "linux")]
 mod runtime;
 mod sandbox;
+#[cfg(target_os = "linux")]
+mod selftest;
+#[cfg(target_os = "linux")]
 mod start;
+#[cfg(target_os = "linux")]
 mod walls;
+#[cfg(target_os = "linux")]
 mod workspace;
 
 pub use error::SandboxError;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
 use crate::cgroup::{Cgroups, Controller, Version};
 use crate::grant::Isolation;
 
@@ -122,6 +123,7 @@ impl fmt::Display for Mechanism {
 }
 
 /// What keeps each limit with these control groups.
+#[cfg(target_os = "linux")]
 pub(crate) fn limits(cgroups: &Cgroups) -> Vec<(Limit, Mechanism)> {
     let by = |controller, otherwise| match cgroups.version(controller) {
         Some(Version::V2) => Mechanism::CgroupV2,

@@ -208,9 +208,13 @@ impl Runtime {
         self.has_python
     }
 
-    /// Whether there is a Node.js.
-    pub(crate) const fn has_node(&self) -> bool {
-        self.has_node
+    /// What it has beside the shell.
+    pub(crate) fn interpreters(&self) -> Vec<&'static str> {
+        let has = [(self.has_python, "python3"), (self.has_node, "node")];
+        has.into_iter()
+            .filter(|(has, _)| *has)
+            .map(|(_, name)| name)
+            .collect()
     }
 }
 

@@ -6,7 +6,6 @@ use crate::bubblewrap::{self, Bubblewrap};
 use crate::cgroup::Cgroups;
 use crate::error::SandboxError;
 use crate::filter;
-use crate::grant::Isolation;
 use crate::runtime::Runtime;
 use crate::start::Starter;
 
@@ -34,27 +33,5 @@ impl Walls {
             is_root: rustix::process::geteuid().is_root(),
             starter: Starter::new().map_err(|error| missing(error.to_string()))?,
         })
-    }
-}
-
-/// A way to run a program. Closed: each further one is a variant here, with its own module and the same probes.
-#[derive(Debug)]
-pub(crate) enum Backend {
-    Bubblewrap(std::sync::Arc<Walls>),
-}
-
-impl Backend {
-    /// The name in reports.
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Bubblewrap(_) => "bubblewrap",
-        }
-    }
-
-    /// How far it walls off.
-    pub(crate) const fn isolation(&self) -> Isolation {
-        match self {
-            Self::Bubblewrap(_) => Isolation::Namespaces,
-        }
     }
 }

@@ -122,7 +122,9 @@ pub(crate) fn again_as_ordinary(test: &str) {
     let own = dir.path().join("own");
     let place = own.join(format!("place-{ORDINARY}"));
     fs::create_dir_all(&place).unwrap();
-    std::os::unix::fs::chown(&place, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    for dir in [&own, &place] {
+        std::os::unix::fs::chown(dir, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    }
     fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
     if test != "escape::no_probe_escapes" {
         // The runtime that root has built, where it is there and on the same disk. Otherwise, and in the test of the probes,
