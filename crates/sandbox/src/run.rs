@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const WALK_REST: u32 = 10;
 /// Output that is still in the pipes after the end is read for so long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A killed process is dead within this.
+const DEATH: Duration = Duration::from_secs(5);
 /// Bytes that bubblewrap reports: two short lines.
 const STATUS_BYTES_MAX: usize = 4096;
 /// Bytes of a refusal of bubblewrap that are passed on.
@@ -310,7 +312,8 @@ async fn attend(
             }
         };
         running.kill();
-        outer.readable().await?.retain_ready();
+        // What the kernel holds in some call does not die of that.
+        timeout(DEATH, outer.readable()).await??.retain_ready();
         if !silent {
             // What is not read within that was written by nobody that lives.
             let _unread = timeout(LAST_WORDS, &mut listening).await;

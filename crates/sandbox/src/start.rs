@@ -175,15 +175,15 @@ impl Remains {
     pub(crate) fn bury(&mut self) -> Buried {
         let mut all_dead = wait_for(self.outer.as_fd());
         let mut cpu = None;
-        if let Some(mut child) = self.child.take() {
+        // One that does not die, because the kernel holds it in some call, is not waited for: others want to start.
+        if let Some(mut child) = self.child.take().filter(|_| all_dead) {
             // Read from the dead process before it is put away.
             cpu = cpu_of(child.id());
-            all_dead &= child.wait().is_ok();
+            all_dead = child.wait().is_ok();
         }
-        match self.inner.get() {
-            Some(inner) => all_dead &= wait_for(inner.as_fd()),
-            // It never told: it was killed before, or nothing was started.
-            None => all_dead &= true,
+        // Where it never told, it was killed before, or nothing was started.
+        if let Some(inner) = self.inner.get() {
+            all_dead &= wait_for(inner.as_fd());
         }
         let mut buried = Buried {
             all_dead,

@@ -230,6 +230,8 @@ impl Walk<'_, '_> {
                 Ok(stat) => stat,
                 // Gone in between.
                 Err(Errno::NOENT) => continue,
+                // As below, where a directory is opened.
+                Err(Errno::ACCESS) => return Err(Stop::Overfull(Overfull::Files)),
                 Err(error) => return Err(Stop::System(error)),
             };
             let length = path.len();
