@@ -20,7 +20,7 @@ use crate::cgroup::{Controller, Group};
 use crate::error::SandboxError;
 use crate::grant::{Ceilings, Grant, OsUser, Program};
 use crate::outcome::{Captured, Ceiling, End, Outcome};
-use crate::start::{self, Buried, Running};
+use crate::start::{self, Buried, Running, number_after};
 use crate::walls::Walls;
 use crate::workspace::{self, Listing, Overfull, Room};
 
@@ -81,11 +81,13 @@ pub(crate) async fn run(
         status,
     } = prepared;
     let started = Instant::now();
+    let failed = |error: io::Error| SandboxError::Start(error.to_string());
+    let told = status.try_clone().map_err(failed)?.into();
     let running = walls
         .starter
-        .start(command, group)
+        .start(command, group, told)
         .await
-        .map_err(|error| SandboxError::Start(error.to_string()))?;
+        .map_err(failed)?;
     let (heard, limited) = attend(&running, [stdout, stderr, status], &workspace, &ceilings)
         .await
         .map_err(|error| SandboxError::System(error.to_string()))?;
@@ -365,15 +367,7 @@ async fn follow(
             return Ok(());
         }
         status.extend(buffer.iter().take(read));
-        if inner.get().is_none()
-            && let Some(pid) = number_after(status, "\"child-pid\":")
-            && let Ok(pid) = u32::try_from(pid)
-            // Where it is dead already there is nothing to wait for.
-            && let Ok(handle) = start::pidfd(pid)
-        {
-            // Set once, by this task alone.
-            let _set = inner.set(handle);
-        }
+        start::note_inner(status, inner);
     }
 }
 
@@ -448,15 +442,6 @@ fn end(
         Some(libc::SIGKILL) if buried.cpu >= ceilings.cpu => End::Limited(Ceiling::Cpu),
         _ => signal.map_or(End::Exited(code), End::Signalled),
     })
-}
-
-/// The number that follows a key in bubblewrap's one-line JSON, whose values are all numbers.
-fn number_after(status: &[u8], key: &str) -> Option<u64> {
-    let text = std::str::from_utf8(status).ok()?;
-    let (_, after) = text.split_once(key)?;
-    let after = after.trim_start();
-    let end = after.find(|c: char| !c.is_ascii_digit())?;
-    after.get(..end)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
@@ -36,7 +37,7 @@ pub(crate) struct Starter {
 #[derive(Debug)]
 enum Order {
     Start(
-        Box<(Command, Option<Group>)>,
+        Box<(Command, Option<Group>, OwnedFd)>,
         oneshot::Sender<io::Result<Box<Remains>>>,
     ),
     Bury(Box<Remains>),
@@ -57,6 +58,8 @@ pub(crate) struct Remains {
     outer: OwnedFd,
     /// The first process inside, once bubblewrap has told which it is. Its death is that of all the others.
     inner: Arc<OnceLock<OwnedFd>>,
+    /// Where bubblewrap tells it, for those who end it before they have read that.
+    status: OwnedFd,
     group: Option<Group>,
 }
 
@@ -84,15 +87,16 @@ impl Starter {
         })
     }
 
-    /// Starts `command`, whose group is put away with it.
+    /// Starts `command`, whose group is put away with it and which reports to `status`.
     pub(crate) async fn start(
         &self,
         command: Command,
         group: Option<Group>,
+        status: OwnedFd,
     ) -> io::Result<Running> {
         let gone = || io::Error::other("the thread that starts programs is gone");
         let (answer, started) = oneshot::channel();
-        let order = Order::Start(Box::new((command, group)), answer);
+        let order = Order::Start(Box::new((command, group, status)), answer);
         let orders = self.orders.as_ref().ok_or_else(gone)?.clone();
         match orders.try_send(order) {
             Ok(()) => {}
@@ -166,13 +170,39 @@ impl Drop for Running {
 }
 
 impl Remains {
+    /// Ends all processes, where the first one inside is known. Bubblewrap alone must not be killed before: the one inside binds
+    /// its life to it only when its walls stand, and would be left over.
     fn kill(&self) {
-        // Dead already.
-        let _gone = pidfd_send_signal(&self.outer, Signal::KILL);
+        if let Some(inner) = self.inner.get() {
+            for process in [inner, &self.outer] {
+                // Dead already.
+                let _gone = pidfd_send_signal(process, Signal::KILL);
+            }
+        }
+    }
+
+    /// Reads which is the first process inside, where nobody has done so yet. It is told within milliseconds; bubblewrap ends
+    /// where there is none.
+    fn find_inner(&self) {
+        let mut told = Vec::new();
+        let mut buffer = [0; 512];
+        while self.inner.get().is_none() && wait_for(self.status.as_fd()) {
+            match rustix::io::read(&self.status, &mut buffer) {
+                Ok(0) => return,
+                Ok(read) => told.extend(buffer.iter().take(read)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return,
+            }
+            note_inner(&told, &self.inner);
+        }
     }
 
     /// Waits for the death of all processes, and reads what their group counted. Blocks, for long only where the kernel does.
     pub(crate) fn bury(&mut self) -> Buried {
+        self.find_inner();
+        self.kill();
+        // Where nothing is inside, or nothing was told in time.
+        let _gone = pidfd_send_signal(&self.outer, Signal::KILL);
         let mut all_dead = wait_for(self.outer.as_fd());
         let mut cpu = None;
         // One that does not die, because the kernel holds it in some call, is not waited for: others want to start.
@@ -202,7 +232,6 @@ impl Remains {
 impl Drop for Remains {
     fn drop(&mut self) {
         if self.child.is_some() {
-            self.kill();
             self.bury();
         }
     }
@@ -229,22 +258,23 @@ fn work(orders: &Receiver<Order>) {
     while let Ok(order) = orders.recv() {
         match order {
             Order::Start(plan, answer) => {
-                let (command, group) = *plan;
+                let (command, group, status) = *plan;
                 // Nobody waits any more: what comes back is dropped, which ends it.
-                drop(answer.send(spawn(command, group)));
+                drop(answer.send(spawn(command, group, status)));
             }
             Order::Bury(remains) => drop(remains),
         }
     }
 }
 
-fn spawn(mut command: Command, group: Option<Group>) -> io::Result<Box<Remains>> {
+fn spawn(mut command: Command, group: Option<Group>, status: OwnedFd) -> io::Result<Box<Remains>> {
     let mut child = command.spawn()?;
     match pidfd(child.id()) {
         Ok(outer) => Ok(Box::new(Remains {
             child: Some(child),
             outer,
             inner: Arc::default(),
+            status,
             group,
         })),
         Err(error) => {
@@ -262,6 +292,29 @@ pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Takes a handle of the first process inside from what bubblewrap has reported so far.
+pub(crate) fn note_inner(status: &[u8], inner: &OnceLock<OwnedFd>) {
+    if inner.get().is_none()
+        && let Some(pid) = number_after(status, "\"child-pid\":")
+        && let Ok(pid) = u32::try_from(pid)
+        // Where it is dead already there is nothing to wait for.
+        && let Ok(handle) = pidfd(pid)
+    {
+        // Somebody else was faster, with the same one.
+        let _set = inner.set(handle);
+    }
+}
+
+/// The number that follows a key in bubblewrap's one-line JSON, whose values are all numbers.
+pub(crate) fn number_after(status: &[u8], key: &str) -> Option<u64> {
+    let text = std::str::from_utf8(status).ok()?;
+    let (_, after) = text.split_once(key)?;
+    let after = after.trim_start();
+    let end = after.find(|c: char| !c.is_ascii_digit())?;
+    after.get(..end)?.parse().ok()
+}
+
+/// Whether a process has ended, or a pipe has something to say.
 fn wait_for(process: BorrowedFd<'_>) -> bool {
     let mut one = [PollFd::new(&process, PollFlags::IN)];
     poll(&mut one, Some(&DEATH_WAIT)).is_ok_and(|ready| ready == 1)

@@ -238,6 +238,12 @@ async fn a_run_may_be_dropped_at_any_moment() {
     assert!(until(|| processes_with(&mark).is_empty()).await);
 }
 
+/// Without control groups nothing but the order of the kills ends what is just starting.
+#[test]
+fn a_run_of_an_ordinary_user_may_be_dropped_at_any_moment() {
+    again_as_ordinary("runs::a_run_may_be_dropped_at_any_moment");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn twenty_at_once_are_all_answered() {
     let Some(bench) = bench().await else {
