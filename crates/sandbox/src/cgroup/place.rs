@@ -99,7 +99,8 @@ impl Cgroups {
     }
 }
 
-/// Removes groups of processes that are gone: one that was killed could not do it.
+/// Removes groups of gateways that are gone, and ends what still runs in them: one that was killed while a sandbox started
+/// could do neither.
 fn sweep(hierarchy: &Hierarchy) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(hierarchy.dir.as_str(), flags, Mode::empty());
@@ -115,8 +116,15 @@ fn sweep(hierarchy: &Hierarchy) {
         if let Some(pid) = owner.filter(is_number)
             && rustix::fs::stat(format!("/proc/{pid}")).is_err()
         {
-            // Where somebody is in it after all, the kernel keeps it.
-            let _stays = rustix::fs::rmdir(format!("{}/{name}", hierarchy.dir));
+            let left = Group {
+                parts: vec![Hierarchy {
+                    dir: format!("{}/{name}", hierarchy.dir),
+                    ..hierarchy.clone()
+                }],
+            };
+            left.kill();
+            // Its end removes it.
+            drop(left);
         }
     }
 }
@@ -254,6 +262,33 @@ mod tests {
         let mounts = "25 22 0:22 /docker/abc /sys/fs/cgroup/pids ro - cgroup cgroup rw,pids\n";
         let found = find(mounts, "5:pids:/docker/abc\n", &mut |_| String::new());
         assert_eq!(found[0].dir, "/sys/fs/cgroup/pids");
+    }
+
+    /// As after a kill of the gateway: a group of a process that is not there any more, with somebody in it.
+    #[test]
+    fn what_a_killed_gateway_left_running_is_ended_by_the_next() {
+        let cgroups = Cgroups::probe();
+        let Some(hierarchy) = cgroups.hierarchies.first() else {
+            return;
+        };
+        // No process has this number: it is the first one that the kernel never gives.
+        let name = format!("{GROUP}4194305-0");
+        let group = Group::make(std::slice::from_ref(hierarchy), &name, &Ceilings::default());
+        let group = group.unwrap();
+        let mut command = crate::start::command("/bin/sleep");
+        command.arg("1000");
+        let entry = sys::Entry {
+            groups: group.doors().unwrap(),
+            ..sys::Entry::default()
+        };
+        sys::prepare(&mut command, entry);
+        let mut left = command.spawn().unwrap();
+        std::mem::forget(group);
+        // It is ended, and put away here only: the group goes with the next sweep at the latest.
+        sweep(hierarchy);
+        assert!(!left.wait().unwrap().success());
+        sweep(hierarchy);
+        assert!(rustix::fs::stat(format!("{}/{name}", hierarchy.dir)).is_err());
     }
 
     #[test]
