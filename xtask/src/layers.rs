@@ -9,6 +9,8 @@ use crate::tree::Tree;
 /// names only rows above it. A package that is not listed fails, so that a new crate is a decision and not an accident.
 const LAYERS: &[(&str, &[&str])] = &[
     ("base", &[]),
+    // The only one with unsafe code.
+    ("sys", &[]),
     ("vault", &["base"]),
     ("llm", &["base"]),
     ("simulator", &["base", "llm"]),
@@ -16,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["base", "vault"]),
     ("policy", &["base", "vault"]),
     ("kernel", &["base", "vault", "store", "policy"]),
-    ("sandbox", &["base"]),
+    ("sandbox", &["base", "sys"]),
     ("gateway", &["base", "llm", "policy", "kernel"]),
     ("agent", &["base", "llm", "kernel", "gateway", "sandbox"]),
     ("edge", &["base", "kernel", "agent"]),
@@ -52,6 +54,9 @@ const POWERS: &[(&str, &[&str])] = &[
     ("subtle", &["vault"]),
     // Directory handles.
     ("cap-std", &["kernel"]),
+    // What the system offers without types; and the filter of a sandbox's system calls.
+    ("libc", &["sys", "sandbox"]),
+    ("seccompiler", &["sandbox"]),
     // Sockets: providers are called by `gateway`, everything else outside goes through `kernel`, only `server` listens.
     // `simulator` and `bench` are servers and clients of their own.
     (
@@ -74,6 +79,7 @@ const POWERS: &[(&str, &[&str])] = &[
         &[
             "store",
             "kernel",
+            "sandbox",
             "gateway",
             "server",
             "simulator",

@@ -79,6 +79,11 @@ const TOOLS: &[Tool] = &[
         need: Need::Tests("the order of sync and answer"),
     },
     Tool {
+        program: "bwrap",
+        package: "bubblewrap",
+        need: Need::Tests("programs in the sandbox"),
+    },
+    Tool {
         program: "sqlite3",
         package: "sqlite3",
         need: Need::Tests("databases opened with the stock program"),

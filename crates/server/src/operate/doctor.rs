@@ -5,6 +5,7 @@ use std::path::Path;
 use base::{Clock, Timestamp};
 use kernel::{DataRoot, DiskState, Operator, Room, SystemClock};
 use rpc::{Check, CheckState, Doctor, Fault, FaultCode};
+use sandbox::{Limit, Mechanism, Report, Sandbox, UidWall};
 
 use super::Office;
 use crate::assemble::{self, Place};
@@ -43,7 +44,7 @@ impl Office {
         checks.extend(configuration(&self.config, &Environment::of_process()));
         checks.push(self.sqlite(operator).await);
         checks.extend(self.tenants_in_order(operator));
-        checks.push(sandbox());
+        checks.extend(sandbox(root).await);
         Doctor { checks }
     }
 
@@ -158,7 +159,6 @@ fn without_kernel(place: &Place, environment: &Environment, why: &Fault) -> Vec<
             "correct the file that it names",
         ));
     }
-    checks.push(sandbox());
     checks
 }
 
@@ -320,8 +320,62 @@ fn sqlite_check(version: &str) -> Check {
     ok("sqlite", version)
 }
 
-fn sandbox() -> Check {
-    ok("sandbox", "not used in this version")
+/// What the sandbox finds out about itself. Nothing of this version executes code yet, so that nothing here is a failure.
+async fn sandbox(root: &DataRoot) -> Vec<Check> {
+    const PLACE: &str = "sandbox";
+    // There already, but for the first time.
+    let _usually_there = root.dir().create_dir(PLACE);
+    let place = match root.dir().open_dir(PLACE) {
+        Ok(place) => place.into_std_file().into(),
+        Err(error) => {
+            let advice = "see to the directory DATA/sandbox";
+            return vec![warn("sandbox", error.to_string(), advice)];
+        }
+    };
+    sandbox_checks(Box::pin(Sandbox::open(place)).await.report())
+}
+
+fn sandbox_checks(report: &Report) -> Vec<Check> {
+    let Some(offer) = report.offered.first() else {
+        let advice =
+            "code cannot be executed until this is mended; docs/sandbox.md says what it needs";
+        return vec![warn("sandbox", report.refused.join("; "), advice)];
+    };
+    let found = format!(
+        "{} {}, {} escape probes held in {} ms; interpreters: sh {}",
+        offer.name,
+        offer.version,
+        offer.probes,
+        offer.tested_in.as_millis(),
+        report.interpreters.join(" ")
+    );
+    let limits: Vec<_> = report
+        .limits
+        .iter()
+        .map(|(limit, mechanism)| format!("{limit}: {mechanism}"))
+        .collect();
+    let limits = limits.join(", ");
+    let whole = !report
+        .limits
+        .contains(&(Limit::Memory, Mechanism::EachProcess));
+    let wall = format!("uid wall: {}", report.uid_wall);
+    vec![
+        ok("sandbox", found),
+        if whole {
+            ok("sandbox limits", limits)
+        } else {
+            let advice = "memory of a program is bounded for each of its processes only: give the gateway control groups (Delegate=yes in systemd)";
+            warn("sandbox limits", limits, advice)
+        },
+        match report.uid_wall {
+            UidWall::PerTenant => ok("sandbox users", wall),
+            UidWall::Absent => warn(
+                "sandbox users",
+                wall,
+                "all tenants' programs run as this user: started as root, each tenant would have its own",
+            ),
+        },
+    ]
 }
 
 fn ok(name: &str, found: impl Into<String>) -> Check {
@@ -377,6 +431,19 @@ mod tests {
             let check = judged(free);
             assert_eq!((check.state, check.found.as_str()), (state, said));
         }
+    }
+
+    #[test]
+    fn a_sandbox_that_is_not_offered_says_why_and_fails_nothing() {
+        let report = Report {
+            refused: vec!["bubblewrap is not installed".to_owned()],
+            ..Report::default()
+        };
+        let [check] = &sandbox_checks(&report)[..] else {
+            panic!()
+        };
+        assert_eq!(check.state, CheckState::Warn);
+        assert_eq!(check.found, "bubblewrap is not installed");
     }
 
     #[test]

@@ -1,0 +1,25 @@
+import ctypes, errno, os, socket, sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+X86 = os.uname().machine == "x86_64"
+
+
+def call(x86, arm, *args):
+    """A system call by its number; answers what it gave, or minus the error."""
+    ctypes.set_errno(0)
+    long = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
+    answer = libc.syscall(ctypes.c_long(x86 if X86 else arm), *long)
+    return answer if answer >= 0 else -ctypes.get_errno()
+
+
+def tell(answer, refused):
+    name = "ok" if answer >= 0 else errno.errorcode.get(-answer, str(-answer))
+    print("held:" if name in refused.split() else "ESCAPED:", name, flush=True)
+
+
+def attempt(work, refused):
+    try:
+        work()
+        tell(0, refused)
+    except OSError as error:
+        tell(-(error.errno or 0), refused)
