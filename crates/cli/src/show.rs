@@ -117,11 +117,7 @@ impl Printer {
                     "rate card {} is in force: {} models imported\n",
                     done.version, done.models
                 );
-                head + &done
-                    .warnings
-                    .iter()
-                    .map(|warning| format!("warning: {warning}\n"))
-                    .collect::<String>()
+                head + &warnings(&done.warnings)
             }),
             Answer::RatecardChecked(checked) => {
                 let head = format!(
@@ -143,11 +139,7 @@ impl Printer {
             }
             Answer::ConfigChecked(checked) => self.one(checked, || {
                 let head = format!("ok: {}\n", checked.files.join(", "));
-                head + &checked
-                    .warnings
-                    .iter()
-                    .map(|warning| format!("warning: {warning}\n"))
-                    .collect::<String>()
+                head + &warnings(&checked.warnings)
             }),
             Answer::Config(view) => self.out.json(&view.config),
             Answer::Doctor(doctor) => {
@@ -258,6 +250,11 @@ impl Printer {
         };
         written.map_err(|error| Fault::new(FaultCode::Internal, error.to_string()))
     }
+}
+
+fn warnings(texts: &[String]) -> String {
+    let lines = texts.iter().map(|text| format!("warning: {text}\n"));
+    lines.collect()
 }
 
 /// The head of the output and what its rows become.

@@ -14,6 +14,7 @@ use crate::open::Kernel;
 use crate::resident::Resident;
 use crate::secrets::SecretInfo;
 use crate::sweep::Operator;
+use crate::tenant::Tenant;
 use crate::tenant::admit::Admission;
 use crate::tokens::IssuedToken;
 
@@ -130,6 +131,10 @@ impl Administrator<'_> {
         }
         let text = "this token was rotated already and ends with its grace".to_owned();
         Err(KernelError::Refused(text))
+    }
+
+    pub(crate) fn tenant(&self) -> &Tenant {
+        self.admission.tenant()
     }
 
     fn resident(&self) -> &std::sync::Arc<Resident> {

@@ -14,6 +14,7 @@ use policy::{
 use store::sql::params;
 use store::{ReadTx, StoreError, WriteTx};
 
+use crate::administer::{Administrator, By};
 use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::resident::Resident;
@@ -277,6 +278,16 @@ impl Kernel {
         tenant: &Tenant,
         document: &str,
     ) -> Result<PolicyChecked, KernelError> {
+        self.put_policy(&By::Operator(operator), tenant, document)
+            .await
+    }
+
+    pub(crate) async fn put_policy(
+        &self,
+        by: &By<'_>,
+        tenant: &Tenant,
+        document: &str,
+    ) -> Result<PolicyChecked, KernelError> {
         let read = read_apart(document).await?;
         let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
@@ -293,7 +304,7 @@ impl Kernel {
             ("rules", checked.rules.to_string()),
             ("tests", checked.tests.to_string()),
         ];
-        self.record_change(operator, resident, "policy.set", detail.into())
+        self.record_by(by, resident, "policy.set", detail.into())
             .await?;
         tenant.write(move |tx| insert(tx, &set)).await?;
         resident.policy.store(Arc::new(own));
@@ -355,7 +366,37 @@ impl PolicyChecked {
     }
 }
 
+impl Administrator<'_> {
+    /// Puts the tenant's own set in force, if all its examples are decided as they must be.
+    ///
+    /// # Errors
+    /// As [`Kernel::set_policy`].
+    pub async fn set_policy(&self, document: &str) -> Result<PolicyChecked, KernelError> {
+        let tenant = self.tenant();
+        let kernel = tenant.kernel();
+        kernel.put_policy(&By::Admin(self), tenant, document).await
+    }
+}
+
 impl Admission {
+    /// The tenant's own set.
+    ///
+    /// # Errors
+    /// When the tenant does not open.
+    pub async fn own_policy(&self) -> Result<Option<OwnPolicy>, KernelError> {
+        let tenant = self.tenant();
+        tenant.kernel().own_policy(tenant).await
+    }
+
+    /// Reads a set and puts its examples to it; nothing is changed.
+    ///
+    /// # Errors
+    /// What is wrong with the document, by line.
+    pub async fn check_policy(&self, document: &str) -> Result<PolicyChecked, KernelError> {
+        let tenant = self.tenant();
+        tenant.kernel().check_policy(tenant, document).await
+    }
+
     /// Decides what the caller would do, by the rules in force when it was admitted.
     #[must_use]
     pub fn decide(&self, act: Act<'_>) -> Arc<Decision> {

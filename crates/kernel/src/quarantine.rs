@@ -119,6 +119,10 @@ mod tests {
 
     use crate::fixture::{acme, begun, open};
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "damages a file behind the kernel's back"
+    )]
     /// What a damaged database does not have stays in the journal, over restarts, for whoever repairs it.
     #[tokio::test]
     async fn the_journal_keeps_what_a_damaged_database_does_not_have() {

@@ -1,5 +1,7 @@
 //! What rules decide, what is refused as a rule, and that nothing a tenant writes widens what it was given.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+
 use base::{Role, Timestamp};
 use policy::{
     Act, BASE, Cap, Document, Layers, ModelList, Origin, Outcome, Principal, Request, Rules,
@@ -286,71 +288,73 @@ fn rules_hold_from_and_until_their_moments() {
     assert!(at("2026-12-01T00:00:00Z"));
 }
 
+/// Rules that are none, and a part of what is said of each.
+const WRONG: &[(&str, &str)] = &[
+    (
+        "permit (principal, action, resource);",
+        "line 1: only the operator's base rules permit",
+    ),
+    (
+        "\n\nforbid (principal, action == Action::\"fly\", resource);",
+        "line 3: ",
+    ),
+    (
+        "forbid (principal in Rol::\"app\", action, resource);",
+        "line 1: ",
+    ),
+    (
+        "forbid (principal, action == Action::\"run_code\", resource) when { resource.path == \"\" };",
+        "line 1: ",
+    ),
+    (
+        "forbid (principal, action == Action::\"run_code\", resource == File::\"a\");",
+        "line 1: ",
+    ),
+    (
+        "@ids(\"x\") forbid (principal, action, resource);",
+        "line 1: @ids is unknown; use id, description",
+    ),
+    (
+        "@id(\"a b\") forbid (principal, action, resource);",
+        "line 1: @id: must be 1 to 64",
+    ),
+    (
+        "@cap(\"max_tokens=5\") forbid (principal, action, resource);",
+        "@cap: retrieve has no max_tokens",
+    ),
+    (
+        "@cap(\"max_tokens=-5\") forbid (principal, action == Action::\"call_model\", resource);",
+        "@cap: must be",
+    ),
+    (
+        "@require_approval(\"boss\") forbid (principal, action, resource);",
+        "\"boss\" is no role",
+    ),
+    (
+        "@from(\"tomorrow\") forbid (principal, action, resource);",
+        "\"tomorrow\" is no moment",
+    ),
+    (
+        "@id(\"a\") forbid (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource);",
+        "line 2: two rules have the id \"a\"",
+    ),
+    (
+        "forbid (principal == ?principal, action, resource);",
+        "line 1: ",
+    ),
+    (
+        "forbid (principal, action, resource) when { false };",
+        "line 1: ",
+    ),
+    (
+        "@answer(\"absent\") @cap(\"seconds=1\") forbid (principal, action == Action::\"run_code\", resource);",
+        "what is hidden cannot be lifted",
+    ),
+];
+
 #[test]
 fn what_is_wrong_with_a_rule_is_said_by_line() {
-    let wrong = [
-        (
-            "permit (principal, action, resource);",
-            "line 1: only the operator's base rules permit",
-        ),
-        (
-            "\n\nforbid (principal, action == Action::\"fly\", resource);",
-            "line 3: ",
-        ),
-        (
-            "forbid (principal in Rol::\"app\", action, resource);",
-            "line 1: ",
-        ),
-        (
-            "forbid (principal, action == Action::\"run_code\", resource) when { resource.path == \"\" };",
-            "line 1: ",
-        ),
-        (
-            "forbid (principal, action == Action::\"run_code\", resource == File::\"a\");",
-            "line 1: ",
-        ),
-        (
-            "@ids(\"x\") forbid (principal, action, resource);",
-            "line 1: @ids is unknown; use id, description",
-        ),
-        (
-            "@id(\"a b\") forbid (principal, action, resource);",
-            "line 1: @id: must be 1 to 64",
-        ),
-        (
-            "@cap(\"max_tokens=5\") forbid (principal, action, resource);",
-            "@cap: retrieve has no max_tokens",
-        ),
-        (
-            "@cap(\"max_tokens=-5\") forbid (principal, action == Action::\"call_model\", resource);",
-            "@cap: must be",
-        ),
-        (
-            "@require_approval(\"boss\") forbid (principal, action, resource);",
-            "\"boss\" is no role",
-        ),
-        (
-            "@from(\"tomorrow\") forbid (principal, action, resource);",
-            "\"tomorrow\" is no moment",
-        ),
-        (
-            "@id(\"a\") forbid (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource);",
-            "line 2: two rules have the id \"a\"",
-        ),
-        (
-            "forbid (principal == ?principal, action, resource);",
-            "line 1: ",
-        ),
-        (
-            "forbid (principal, action, resource) when { false };",
-            "line 1: ",
-        ),
-        (
-            "@answer(\"absent\") @cap(\"seconds=1\") forbid (principal, action == Action::\"run_code\", resource);",
-            "what is hidden cannot be lifted",
-        ),
-    ];
-    for (text, expected) in wrong {
+    for (text, expected) in WRONG {
         let said = refused(text);
         assert!(said.contains(expected), "{text}\n{said}");
         assert!(!said.contains("policy `"), "{said}");

@@ -13,7 +13,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::field::{self, Described, Field};
 use crate::jsonrpc::Failure;
-use crate::{AuditCheckpoint, QuotaView, RotatedTokens, params};
+use crate::policy::{SetPolicy, TestPolicy};
+use crate::{AuditCheckpoint, PolicyChecked, PolicyView, QuotaView, RotatedTokens, params};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "partywall.rpc.v1";
@@ -156,6 +157,12 @@ methods! {
     SecretsList = "secrets.list", "read_secrets", Reads, ADMIN, [], params::Nothing => params::SecretList;
     /// Removes a sealed value.
     SecretsDelete = "secrets.delete", "secret.delete", Changes, ADMIN, ["secret"], params::NamedSecret => params::Done;
+    /// The tenant's own rules.
+    PolicyGet = "policy.get", "read_policy", Reads, CONFIG_READERS, [], params::Nothing => PolicyView;
+    /// Puts rules in force, if their own tests hold.
+    PolicySet = "policy.set", "policy.set", Changes, ADMIN, [], SetPolicy => PolicyChecked;
+    /// Puts the tests of rules to them and changes nothing.
+    PolicyTest = "policy.test", "read_policy", Reads, ADMIN, [], TestPolicy => PolicyChecked;
     /// Entries of the audit log, oldest first.
     AuditQuery = "audit.query", "read_audit", Reads, AUDIT_READERS, [], params::AuditQuery => params::AuditPage;
     /// The signed checkpoint over everything that has happened so far.

@@ -517,6 +517,8 @@ mod tests {
             subscription: name(),
         });
         described(&TicketWish { origin: name() });
+        described(&crate::policy::SetPolicy { document: name() });
+        described(&crate::policy::TestPolicy::default());
     }
 
     #[test]

@@ -3,7 +3,80 @@
 use base::{PersonName, Role, TenantId, Timestamp, TokenName};
 use serde::{Deserialize, Serialize};
 
+use base::limits::POLICY_BYTES_MAX;
+
+use crate::field::{Described, Field, Kind};
 use crate::text;
+
+const DOCUMENT: Kind = Kind::Text {
+    max: POLICY_BYTES_MAX,
+};
+const HASH: Kind = Kind::Text { max: 64 };
+const COUNT: Kind = Kind::Count {
+    min: 0,
+    max: u64::MAX,
+};
+
+/// A document of rules to be put in force: `policy.set`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetPolicy {
+    /// Rules and tests, in YAML; empty: no rules of its own.
+    pub document: String,
+}
+
+impl Described for SetPolicy {
+    const FIELDS: &'static [Field] = &[Field::must(
+        "document",
+        DOCUMENT,
+        "Rules and tests, in YAML; empty: no rules of its own.",
+    )];
+}
+
+/// A document whose tests are to be run: `policy.test`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestPolicy {
+    /// Rules and tests, in YAML; without it, those that are set.
+    #[serde(default)]
+    pub document: Option<String>,
+}
+
+impl Described for TestPolicy {
+    const FIELDS: &'static [Field] = &[Field::new(
+        "document",
+        DOCUMENT,
+        "Rules and tests, in YAML; without it, those that are set.",
+    )];
+}
+
+impl Described for PolicyView {
+    const FIELDS: &'static [Field] = &[
+        Field::must("tenant", Kind::Text { max: 32 }, "The tenant."),
+        Field::must(
+            "in_force",
+            HASH,
+            "The version of everything that holds together, as in audit entries.",
+        ),
+        Field::new("version", HASH, "SHA-256 of the document, in hex."),
+        Field::new("set_at", Kind::Moment, "When it was set."),
+        Field::must(
+            "document",
+            DOCUMENT,
+            "The tenant's own document, byte for byte.",
+        ),
+    ];
+}
+
+impl Described for PolicyChecked {
+    const FIELDS: &'static [Field] = &[
+        Field::must("tenant", Kind::Text { max: 32 }, "The tenant."),
+        Field::must("version", HASH, "SHA-256 of the document, in hex."),
+        Field::must("rules", COUNT, "Its rules."),
+        Field::must("tests", COUNT, "Its tests, all of which hold."),
+        Field::must("in_force", Kind::Flag, "Whether it is in force."),
+    ];
+}
 
 /// Who would do what to which thing: `policy.explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

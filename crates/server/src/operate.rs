@@ -32,7 +32,7 @@ pub(crate) use configuration::{check_file, show_file};
 pub(crate) use content::content_part;
 pub(crate) use doctor::examine;
 pub(crate) use limits::quota_view;
-pub(crate) use policy::base_rules;
+pub(crate) use policy::{base_rules, policy_checked, policy_view};
 use tenants::Turn;
 pub(crate) use tenants::status;
 pub(crate) use tokens::issued;
@@ -130,16 +130,10 @@ impl Office {
             Command::TokenRevoke { id, name } => self.revoke(operator, &id, &name).await,
             Command::QuotaShow { id } => self.show_limits(operator, &id).await,
             Command::QuotaSet { id, change } => self.set_limits(operator, &id, change).await,
-            Command::SecretsSet {
-                tenant,
-                name,
-                value,
-            } => self.set_secret(operator, &tenant, &name, &value).await,
-            Command::SecretsList { tenant } => self.list_secrets(operator, &tenant, to).await,
-            Command::SecretsDelete { tenant, name } => {
-                self.delete_secret(operator, &tenant, &name).await
-            }
-            Command::SecretsRotate { tenant } => self.rotate_secrets(operator, &tenant).await,
+            secrets @ (Command::SecretsSet { .. }
+            | Command::SecretsList { .. }
+            | Command::SecretsDelete { .. }
+            | Command::SecretsRotate { .. }) => self.carry_out_secrets(operator, secrets, to).await,
             policy @ (Command::PolicyGet { .. }
             | Command::PolicySet { .. }
             | Command::PolicyTest { .. }
@@ -191,6 +185,28 @@ impl Office {
             Command::AuditRotateKey { tenant } => self.rotate_audit_key(operator, &tenant).await,
             Command::AuditContent { tenant, seq } => self.content(operator, &tenant, seq, to).await,
             Command::AuditForget(forget) => self.forget(operator, forget).await,
+            // Every other command has been carried out.
+            _ => Err(crate::fault::internal("a command that nobody carries out")),
+        }
+    }
+
+    async fn carry_out_secrets(
+        &self,
+        operator: &Operator,
+        command: Command,
+        to: &Feed,
+    ) -> Result<Answer, Fault> {
+        match command {
+            Command::SecretsSet {
+                tenant,
+                name,
+                value,
+            } => self.set_secret(operator, &tenant, &name, &value).await,
+            Command::SecretsList { tenant } => self.list_secrets(operator, &tenant, to).await,
+            Command::SecretsDelete { tenant, name } => {
+                self.delete_secret(operator, &tenant, &name).await
+            }
+            Command::SecretsRotate { tenant } => self.rotate_secrets(operator, &tenant).await,
             // Every other command has been carried out.
             _ => Err(crate::fault::internal("a command that nobody carries out")),
         }

@@ -167,6 +167,10 @@ FIXTURES = [
     _rpc("secrets.set", lambda v: {"name": "matrix", "value": v["prompt"]}, reads=False),
     _rpc("secrets.list"),
     _rpc("secrets.delete", lambda v: {"name": v["secret"]}, families={"secret": "secret"}, of_no_name={"secret": 400}, reads=False),
+    _rpc("policy.get"),
+    # A document that is none: who is let in is told so, and nothing changes.
+    _rpc("policy.set", lambda v: {"document": "rules: x"}, reads=False, success=400),
+    _rpc("policy.test", lambda v: {"document": "policy: ''"}),
     _rpc("audit.query", lambda v: {}, lambda v: {"limit": 1000}, lambda v: {"from": 3, "limit": 2, "decision": "allow"}),
     _rpc("audit.checkpoint"),
     # They live on a socket.

@@ -19,13 +19,18 @@ fn facts(unit: Unit) -> QuotaFacts {
     }
 }
 
+fn policy(why: PolicyRefusal) -> Refusal {
+    let rules = "tenant.no-code base.x".into();
+    Refusal::Policy { why, rules }
+}
+
 /// One of every variant. `place` does not compile when a variant is missing.
 fn all() -> Vec<Refusal> {
     use Refusal::{
         AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining, Erased,
         Forbidden, ForeignOrigin, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound,
-        NoCredential, NotFound, Overloaded, Policy, ProviderBusy, Quarantined, QuotaExceeded,
-        Suspended, TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
+        NoCredential, NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended,
+        TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
         UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable,
     };
     let upstream =
@@ -39,18 +44,9 @@ fn all() -> Vec<Refusal> {
         Suspended,
         Frozen,
         Forbidden { role: "readonly" },
-        Policy {
-            why: PolicyRefusal::Forbidden,
-            rules: "tenant.no-code base.x".into(),
-        },
-        Policy {
-            why: PolicyRefusal::NeedsApproval,
-            rules: "tenant.ask".into(),
-        },
-        Policy {
-            why: PolicyRefusal::Broken,
-            rules: "tenant.sum".into(),
-        },
+        policy(PolicyRefusal::Forbidden),
+        policy(PolicyRefusal::NeedsApproval),
+        policy(PolicyRefusal::Broken),
         BadRequest {
             message: "n: at most 8".into(),
             param: Some("n".into()),

@@ -13,7 +13,11 @@ use rpc::params::{
     OwnTenant, OwnToken, Rotate, SecretList, SetSecret, Subscribe, Subscribed, Ticket, TicketWish,
     UsagePage, UsagePeriod,
 };
-use rpc::{AuditCheckpoint, Credential, Fault, QuotaView, RotatedTokens, Row, SecretView, openrpc};
+use rpc::policy::{SetPolicy, TestPolicy};
+use rpc::{
+    AuditCheckpoint, Credential, Fault, PolicyChecked, PolicyView, QuotaView, RotatedTokens, Row,
+    SecretView, openrpc,
+};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::session::{Turn, failure, kernel_failure};
@@ -189,6 +193,51 @@ impl Handle<method::SecretsDelete> for Turn {
             .await
             .map_err(kernel_failure)?;
         Ok(Done { done: true })
+    }
+}
+
+impl Handle<method::PolicyGet> for Turn {
+    async fn handle(&self, Nothing {}: Nothing) -> Told<PolicyView> {
+        let own = self.admission.own_policy().await.map_err(kernel_failure)?;
+        Ok(operate::policy_view(self.admission.tenant(), own))
+    }
+}
+
+impl Handle<method::PolicySet> for Turn {
+    async fn handle(&self, SetPolicy { document }: SetPolicy) -> Told<PolicyChecked> {
+        let admin = self
+            .trail
+            .administrator(&self.admission)
+            .map_err(kernel_failure)?;
+        let set = admin.set_policy(&document).await.map_err(kernel_failure)?;
+        Ok(operate::policy_checked(
+            self.admission.tenant().id(),
+            set,
+            true,
+        ))
+    }
+}
+
+impl Handle<method::PolicyTest> for Turn {
+    async fn handle(&self, TestPolicy { document }: TestPolicy) -> Told<PolicyChecked> {
+        let in_force = document.is_none();
+        let document = match document {
+            Some(document) => document,
+            None => {
+                let own = self.admission.own_policy().await.map_err(kernel_failure)?;
+                own.map_or_else(String::new, |own| own.document.to_string())
+            }
+        };
+        let checked = self.admission.check_policy(&document).await;
+        let checked = checked.map_err(kernel_failure)?;
+        match checked.refusal() {
+            Some(refusal) => Err(Failure::new(number::REFUSED, "refused", refusal)),
+            None => Ok(operate::policy_checked(
+                self.admission.tenant().id(),
+                checked,
+                in_force,
+            )),
+        }
     }
 }
 

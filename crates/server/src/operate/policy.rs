@@ -1,7 +1,7 @@
 //! Rules of a tenant: shown, tested, set, explained.
 
 use base::{Role, TenantId, Timestamp};
-use kernel::{BaseRules, Operator, PolicyChecked};
+use kernel::{BaseRules, Operator, OwnPolicy, PolicyChecked, Tenant};
 use policy::{Asked, Cap, Context, Document, Explained, Layers, Origin, Outcome, Rules};
 use rpc::{Answer, Fault, FaultCode, PolicyExplained, PolicyQuestion, PolicyRule, PolicyView};
 
@@ -17,18 +17,13 @@ impl Office {
     ) -> Result<Answer, Fault> {
         let tenant = self.tenant(operator, id)?;
         let own = self.kernel.own_policy(&tenant).await.map_err(fault)?;
-        let tiers = self.kernel.tiers();
-        let document = match (base, &own) {
-            (true, _) => tiers.base.rules().map(|rules| rules.text().to_owned()),
-            (false, own) => own.as_ref().map(|own| own.document.to_string()),
-        };
-        Ok(Answer::Policy(Box::new(PolicyView {
-            tenant: id.clone(),
-            in_force: tenant.settings().policy_version().to_string(),
-            version: own.as_ref().map(|own| own.version.to_string()),
-            set_at: own.as_ref().map(|own| own.set_at),
-            document: document.unwrap_or_default(),
-        })))
+        let mut view = policy_view(&tenant, own);
+        if base {
+            let tiers = self.kernel.tiers();
+            let text = tiers.base.rules().map(|rules| rules.text().to_owned());
+            view.document = text.unwrap_or_default();
+        }
+        Ok(Answer::Policy(Box::new(view)))
     }
 
     /// With a document, as if it were set; without one, what is set.
@@ -140,13 +135,33 @@ fn rule(rule: &Explained) -> PolicyRule {
 }
 
 fn answer(id: &TenantId, checked: PolicyChecked, in_force: bool) -> Answer {
-    Answer::PolicyChecked(rpc::PolicyChecked {
+    Answer::PolicyChecked(policy_checked(id, checked, in_force))
+}
+
+pub(crate) fn policy_checked(
+    id: &TenantId,
+    checked: PolicyChecked,
+    in_force: bool,
+) -> rpc::PolicyChecked {
+    rpc::PolicyChecked {
         tenant: id.clone(),
         version: checked.version,
         rules: checked.rules,
         tests: checked.tests,
         in_force,
-    })
+    }
+}
+
+/// The tenant's own set.
+pub(crate) fn policy_view(tenant: &Tenant, own: Option<OwnPolicy>) -> PolicyView {
+    let document = own.as_ref().map(|own| own.document.to_string());
+    PolicyView {
+        tenant: tenant.id().clone(),
+        in_force: tenant.settings().policy_version().to_string(),
+        version: own.as_ref().map(|own| own.version.to_string()),
+        set_at: own.as_ref().map(|own| own.set_at),
+        document: document.unwrap_or_default(),
+    }
 }
 
 /// Reads an operator's base rules and puts their own examples to them.
