@@ -235,3 +235,43 @@ def test_explain_says_what_and_why(gw, ruled):
     assert gw.json(*ask, "change_config", "policy")["decision"] == "deny"
     assert "fly" in gw.refused(*ask, "fly", "moon")
     assert gw.cli("policy", "explain", "--tenant", ruled.id, "--role", "member", "call_model", "m").returncode == 2
+
+
+# Over JSON-RPC: the tenant's own admin.
+
+
+def rpc(gw, token: str, method: str, **params) -> dict:
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return gw.http.post("/rpc", json=request, headers={"authorization": f"Bearer {token}"}).json()
+
+
+def test_an_admin_narrows_its_own_tenant_and_can_lock_itself_out(gw):
+    tenant = gw.tenant()
+    app = gw.issue(tenant, "ci", "app")
+    assert rpc(gw, tenant.token, "policy.get")["result"]["document"] == ""
+    assert rpc(gw, tenant.token, "policy.test", document=RULES)["result"]["in_force"] is False
+    assert call(gw, app, "sim-large").status_code == 200
+    done = rpc(gw, tenant.token, "policy.set", document=RULES)["result"]
+    assert (done["rules"], done["in_force"]) == (6, True)
+    assert call(gw, app, "sim-large").status_code == 403
+    entry = next(e for e in reversed(tenant.audit()) if e["action"] == "policy.set")
+    assert (entry["actor"], entry["token"], entry["detail"]["version"]) == ("admin", "default", done["version"])
+    for wrong, said in [("policy: permit (principal, action, resource);", "only the operator's"), ("x: y", "unknown field")]:
+        error = rpc(gw, tenant.token, "policy.set", document=wrong)["error"]
+        assert error["data"]["code"] == "refused" and said in error["message"], error
+    assert rpc(gw, tenant.token, "policy.get")["result"]["document"] == RULES
+    # Nobody else may, and another tenant's rules are out of reach.
+    for role in ("app", "member", "readonly", "auditor"):
+        token = gw.issue(tenant, f"as-{role}", role)
+        assert rpc(gw, token, "policy.set", document="")["error"]["data"]["code"] == "forbidden"
+    other = gw.tenant()
+    assert rpc(gw, other.token, "policy.get")["result"]["document"] == ""
+    assert "error" in rpc(gw, other.token, "policy.get", tenant=tenant.id)
+    # A rule over settings holds for whoever set it; the operator lifts it.
+    locked = 'policy: \'@id("fixed") forbid (principal, action == Action::"change_config", resource);\''
+    assert rpc(gw, tenant.token, "policy.set", document=locked)["result"]["in_force"]
+    for method, params in [("policy.set", {"document": ""}), ("secrets.set", {"name": "a", "value": "b"}), ("tenant.rotate", {})]:
+        error = rpc(gw, tenant.token, method, **params)["error"]
+        assert "tenant.fixed" in error["message"], error
+    put(gw, tenant, "")
+    assert rpc(gw, tenant.token, "policy.set", document="")["result"]["in_force"]
