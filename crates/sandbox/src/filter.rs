@@ -49,6 +49,13 @@ const REFUSED: &[c_long] = &[
     libc::SYS_memfd_secret,
     libc::SYS_shmget,
     libc::SYS_msgget,
+    libc::SYS_semget,
+    libc::SYS_mq_open,
+    // What others do with the runtime, which all tenants read, is theirs.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_inotify_init,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     // Keys are not in a namespace.
     libc::SYS_keyctl,
     libc::SYS_add_key,
@@ -100,8 +107,11 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// Commands of `ioctl` that type into a terminal for its owner.
-const TYPING: [u64; 2] = [0x5412, 0x541C];
+/// Commands of `ioctl` that type into a terminal for its owner, or load another line discipline into the kernel.
+const TYPING: [u64; 3] = [0x5412, 0x541C, 0x5423];
+
+/// Protocols of sockets: the usual one, ICMP, TCP, UDP, ICMPv6. Others would be loaded into the kernel for who asks.
+const PROTOCOLS: [u64; 5] = [0, 1, 6, 17, 58];
 
 /// Where the number of the call stands in what a filter sees.
 const NUMBER_AT: u32 = 0;
@@ -138,7 +148,17 @@ fn refused_rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
     let families = [libc::AF_INET, libc::AF_INET6]
         .iter()
         .map(|family| condition(0, Dword, SeccompCmpOp::Ne, u64::from(family.unsigned_abs())));
-    rules.insert(SYS_socket, vec![rule(families.collect::<Result<_, _>>()?)?]);
+    let protocols = PROTOCOLS
+        .iter()
+        .map(|protocol| condition(2, Dword, SeccompCmpOp::Ne, *protocol));
+    let sockets = vec![
+        rule(families.collect::<Result<_, _>>()?)?,
+        rule(protocols.collect::<Result<_, _>>()?)?,
+    ];
+    rules.insert(SYS_socket, sockets);
+    let local = u64::from(libc::AF_UNIX.unsigned_abs());
+    let pairs = rule(vec![condition(0, Dword, SeccompCmpOp::Ne, local)?])?;
+    rules.insert(libc::SYS_socketpair, vec![pairs]);
     // Asking is allowed, and so is the ordinary one.
     let personalities = [0, 0xffff_ffff]
         .iter()

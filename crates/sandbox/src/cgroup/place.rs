@@ -109,11 +109,7 @@ fn sweep(hierarchy: &Hierarchy) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name
-            .strip_prefix(GROUP)
-            .and_then(|rest| rest.split('-').next());
-        let is_number = |pid: &&str| pid.chars().all(|c| c.is_ascii_digit());
-        if let Some(pid) = owner.filter(is_number)
+        if let Some(pid) = owner(&name)
             && rustix::fs::stat(format!("/proc/{pid}")).is_err()
         {
             let left = Group {
@@ -127,6 +123,15 @@ fn sweep(hierarchy: &Hierarchy) {
             drop(left);
         }
     }
+}
+
+/// The process that made the group of that name; `None` for a group that is not exactly of this form, whoever's it is.
+fn owner(name: &str) -> Option<&str> {
+    let (pid, run) = name.strip_prefix(GROUP)?.split_once('-')?;
+    let is_number = |text: &str| {
+        (1..=10).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    (is_number(pid) && (run == "trial" || is_number(run))).then_some(pid)
 }
 
 /// Asks for the controllers in the groups below. Refused where this process itself stands in that group (a rule of version 2);
@@ -227,6 +232,24 @@ mod tests {
 38 27 0:34 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 ";
     const HYBRID_OWN: &str = "8:pids:/\n4:memory:/service/one\n2:cpu,cpuacct:/\n0::/\n";
+
+    #[test]
+    fn only_groups_of_our_own_form_are_swept() {
+        assert_eq!(owner("partywall-12-0"), Some("12"));
+        assert_eq!(owner("partywall-12-trial"), Some("12"));
+        for other in [
+            "partywall-2024-web",
+            "partywall-12",
+            "partywall-12-",
+            "partywall--1",
+            "partywall-12-0-1",
+            "partywall-1x-0",
+            "xpartywall-12-0",
+            "partywall-12-trials",
+        ] {
+            assert_eq!(owner(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_hybrid_machine_has_its_controllers_in_version_1() {

@@ -53,6 +53,20 @@ made = call(68, 186, 0, 0o1600)
 if made >= 0:
     call(71, 187, made, 0, 0)
 tell(made, "EPERM")"#;
+const SEMAPHORES: &str = r#"
+made = call(64, 190, 0, 1, 0o1600)
+if made >= 0:
+    call(66, 191, made, 0, 0)
+tell(made, "EPERM")"#;
+const NAMED_QUEUE: &str = r#"
+made = call(240, 180, b"partywall-probe", 0o102, 0o600, 0)
+if made >= 0:
+    call(241, 181, b"partywall-probe")
+tell(made, "EPERM")"#;
+const INOTIFY: &str = "tell(call(294, 26, 0), \"EPERM\")";
+const DISCIPLINE: &str = "tell(call(16, 29, 0, 0x5423, b\"x\"), \"EPERM\")";
+const PAIR: &str = "tell(call(53, 199, 16, 3, 0, bytes(8)), \"EPERM\")";
+const PROTOCOL: &str = "tell(call(41, 198, 2, 1, 132), \"EPERM\")";
 const X32: &str = r#"
 if not X86:
     os.kill(os.getpid(), 31)
@@ -107,6 +121,12 @@ pub(super) const PROBES: &[Probe] = &[
     ),
     Probe::python("keep memory in a shared segment", SHARED_MEMORY, PERMISSION),
     Probe::python("keep memory in a queue", MESSAGES, PERMISSION),
+    Probe::python("keep memory in semaphores", SEMAPHORES, PERMISSION),
+    Probe::python("keep memory in a named queue", NAMED_QUEUE, PERMISSION),
+    Probe::python("watch what others read of the runtime", INOTIFY, PERMISSION),
+    Probe::python("load a line discipline", DISCIPLINE, PERMISSION),
+    Probe::python("make a pair of another family", PAIR, PERMISSION),
+    Probe::python("load another protocol", PROTOCOL, PERMISSION),
     Probe::python(
         "call by the other table",
         X32,
