@@ -315,7 +315,8 @@ pub(crate) fn ask<'a>(
 /// Weighs what all layers said.
 pub(crate) fn weigh(permits: &Said<'_>, forbids: &Said<'_>) -> Decision {
     let hiding = forbids.satisfied.iter().filter(|info| info.hides);
-    let hidden = hiding.clone().next().is_some();
+    // What a broken rule might have hidden is hidden.
+    let hidden = hiding.clone().next().is_some() || forbids.broken.iter().any(|info| info.hides);
     let decision = |outcome, rules| Decision {
         outcome,
         rules,

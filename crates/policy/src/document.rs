@@ -63,6 +63,9 @@ impl Expect {
     }
 }
 
+/// Bytes of one text of a question.
+const ASKED_BYTES_MAX: usize = 512;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -91,7 +94,7 @@ struct FileExample {
 #[serde(deny_unknown_fields)]
 struct FileAsker {
     role: String,
-    token: Option<String>,
+    token: String,
     person: Option<String>,
 }
 
@@ -159,8 +162,22 @@ fn example(file: FileExample) -> Result<Example, PolicyError> {
     let role: Role = file.asker.role.parse().map_err(|_| {
         refuse("as.role: must be admin, member, app, readonly or auditor".to_owned())
     })?;
-    if file.asker.token.is_none() && file.asker.person.is_none() {
-        return Err(refuse("as: needs token, person or both".to_owned()));
+    let texts = [
+        Some(&file.resource),
+        Some(&file.asker.token),
+        file.asker.person.as_ref(),
+        file.context.operation.as_ref(),
+    ];
+    let lists = file.context.providers.iter().chain(&file.context.regions);
+    if texts
+        .into_iter()
+        .flatten()
+        .chain(lists)
+        .any(|text| text.len() > ASKED_BYTES_MAX)
+    {
+        return Err(refuse(format!(
+            "no text of a question may have more than {ASKED_BYTES_MAX} bytes"
+        )));
     }
     let at = match &file.at {
         None => None,
@@ -181,7 +198,7 @@ fn example(file: FileExample) -> Result<Example, PolicyError> {
     Ok(Example {
         asked: Asked {
             role,
-            token: file.asker.token,
+            token: Some(file.asker.token),
             person: file.asker.person,
             action: file.action,
             resource: file.resource,

@@ -13,8 +13,8 @@ use crate::rules::Rules;
 /// Everything that holds for one tenant. Immutable but for what it remembers of its own decisions.
 pub struct Layers {
     layers: Vec<Arc<Rules>>,
-    /// Why everything is denied, where a set that was stored cannot be read.
-    closed: Option<Box<str>>,
+    /// What cannot be read, where everything is denied.
+    closed: Option<&'static str>,
     version: Arc<str>,
     moments: Vec<Timestamp>,
     decided: Decided,
@@ -51,12 +51,12 @@ impl Layers {
         }
     }
 
-    /// Denies everything: what holds where a stored set cannot be read.
+    /// Denies everything: what holds where `what` cannot be read. It stands where the names of rules do.
     #[must_use]
-    pub fn closed(why: &str) -> Self {
+    pub fn closed(what: &'static str) -> Self {
         Self {
             layers: Vec::new(),
-            closed: Some(why.into()),
+            closed: Some(what),
             version: "closed".into(),
             moments: Vec::new(),
             decided: Decided::default(),
@@ -81,8 +81,8 @@ impl Layers {
     /// Decides without a look at earlier decisions.
     #[must_use]
     pub fn decide_anew(&self, request: &Request<'_>, now: Timestamp) -> Decision {
-        if let Some(why) = &self.closed {
-            return Decision::broken(why);
+        if let Some(what) = self.closed {
+            return Decision::broken(what);
         }
         let decided = pose(request).and_then(|posed| {
             let (permits, forbids) = self.ask(request, &posed, now)?;
@@ -100,14 +100,14 @@ impl Layers {
         let (mut permits, mut forbids) = (Said::default(), Said::default());
         let (action, resource) = (request.act.action(), request.act.resource());
         for rules in &self.layers {
-            let sets = [
-                rules.permits(action, resource),
-                rules.forbids(action, resource),
-            ];
-            for (set, into) in sets.into_iter().zip([&mut permits, &mut forbids]) {
-                let said = ask(rules, set, posed, now)?;
-                into.satisfied.extend(said.satisfied);
-                into.broken.extend(said.broken);
+            let permitting = rules.permits(action, resource);
+            let forbidding = rules.forbids(action, resource);
+            for (sets, into) in [(permitting, &mut permits), (forbidding, &mut forbids)] {
+                for set in sets {
+                    let said = ask(rules, set, posed, now)?;
+                    into.satisfied.extend(said.satisfied);
+                    into.broken.extend(said.broken);
+                }
             }
         }
         Some((permits, forbids))

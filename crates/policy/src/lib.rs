@@ -38,6 +38,10 @@ pub const SET_BYTES_MAX: usize = 64 * 1024;
 pub const RULES_MAX: usize = 256;
 /// Bytes of one rule.
 pub const RULE_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of one text in a rule.
+pub const TEXT_BYTES_MAX: usize = 256;
+/// Comparisons with a pattern (`like`) in one set.
+pub const LIKES_MAX: usize = 32;
 /// Brackets inside one another in a rule.
 pub const DEPTH_MAX: usize = 24;
 /// Examples that one set is tested with.

@@ -10,7 +10,7 @@ use crate::rules::{Origin, Rules};
 pub struct ModelList {
     names: Vec<String>,
     /// Made at first use: a list is read for each tenant of a tier, and few of them call at once.
-    rules: OnceLock<Option<Arc<Rules>>>,
+    rules: OnceLock<Arc<Rules>>,
 }
 
 impl PartialEq for ModelList {
@@ -40,12 +40,12 @@ impl ModelList {
     /// The rule. `None` where it cannot be made, which must deny everything.
     #[must_use]
     pub fn rules(&self) -> Option<Arc<Rules>> {
-        self.rules
-            .get_or_init(|| {
-                let read = Rules::read(Origin::Models, &self.text());
-                read.ok().map(Arc::new)
-            })
-            .clone()
+        if let Some(rules) = self.rules.get() {
+            return Some(Arc::clone(rules));
+        }
+        // What could not be read now, for want of a thread, may be read the next time.
+        let read = Rules::read(Origin::Models, &self.text()).ok()?;
+        Some(Arc::clone(self.rules.get_or_init(|| Arc::new(read))))
     }
 
     fn text(&self) -> String {

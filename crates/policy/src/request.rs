@@ -128,6 +128,23 @@ impl Action {
     }
 }
 
+impl Action {
+    /// The type of what it is done to, as the schema has it.
+    pub(crate) fn resource_type(self) -> &'static str {
+        match self {
+            Self::CallModel => "Model",
+            Self::Retrieve => "Collection",
+            Self::InvokeTool => "Tool",
+            Self::RunCode => "Runtime",
+            Self::ReadFile | Self::WriteFile => "File",
+            Self::Egress => "Host",
+            Self::OpenTerminal => "Terminal",
+            Self::ReadAudit => "Log",
+            Self::ChangeConfig => "Setting",
+        }
+    }
+}
+
 impl Act<'_> {
     pub(crate) fn action(&self) -> Action {
         match self {

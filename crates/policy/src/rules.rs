@@ -80,7 +80,7 @@ struct Slices {
     forbids: Slice,
 }
 
-/// Rules that may apply to any resource, and with them those that name one.
+/// Rules that may apply to any resource, and apart from them those that name one.
 #[derive(Default, Debug)]
 struct Slice {
     general: PolicySet,
@@ -88,9 +88,9 @@ struct Slice {
 }
 
 impl Slice {
-    fn of(&self, resource: &str) -> Option<&PolicySet> {
-        let set = self.named.get(resource).unwrap_or(&self.general);
-        (!set.is_empty()).then_some(set)
+    fn of(&self, resource: &str) -> [Option<&PolicySet>; 2] {
+        let general = (!self.general.is_empty()).then_some(&self.general);
+        [general, self.named.get(resource)]
     }
 }
 
@@ -149,12 +149,27 @@ impl Rules {
         self.infos.is_empty()
     }
 
-    pub(crate) fn permits(&self, action: Action, resource: &str) -> Option<&PolicySet> {
-        self.slices.get(action as usize)?.permits.of(resource)
+    pub(crate) fn permits(&self, action: Action, resource: &str) -> [Option<&PolicySet>; 2] {
+        let slices = self.slices.get(action as usize);
+        slices.map_or([None; 2], |slices| slices.permits.of(resource))
     }
 
-    pub(crate) fn forbids(&self, action: Action, resource: &str) -> Option<&PolicySet> {
-        self.slices.get(action as usize)?.forbids.of(resource)
+    pub(crate) fn forbids(&self, action: Action, resource: &str) -> [Option<&PolicySet>; 2] {
+        let slices = self.slices.get(action as usize);
+        slices.map_or([None; 2], |slices| slices.forbids.of(resource))
+    }
+
+    /// Rules in all slices together: what a set costs in memory.
+    #[cfg(test)]
+    fn copies(&self) -> usize {
+        let slice = |slice: &Slice| {
+            let named = slice.named.values().map(PolicySet::num_of_policies);
+            slice.general.num_of_policies() + named.sum::<usize>()
+        };
+        let slices = self.slices.iter();
+        slices
+            .map(|of| slice(&of.permits) + slice(&of.forbids))
+            .sum()
     }
 
     /// The rule that Cedar calls `id`.
@@ -334,6 +349,9 @@ fn cap(value: &str, policy: &Policy) -> Result<Obligation, String> {
             return Err(format!("@cap: {} has no {}", action.as_str(), cap.as_str()));
         }
     }
+    if limit == 0 {
+        return Err("@cap: a cap of 0 allows nothing; leave it out".to_owned());
+    }
     Ok(Obligation::Cap(cap, limit))
 }
 
@@ -345,11 +363,17 @@ fn actions(policy: &Policy) -> Vec<Action> {
             .into_iter()
             .find(|action| action.as_str() == name)
     };
-    match policy.action_constraint() {
+    let mut actions = match policy.action_constraint() {
         ActionConstraint::Any => Action::ALL.to_vec(),
         ActionConstraint::Eq(uid) => named(&uid).into_iter().collect(),
         ActionConstraint::In(uids) => uids.iter().filter_map(named).collect(),
+    };
+    // A rule about one thing is one about what can be done to things of its type.
+    if let ResourceConstraint::Eq(uid) = policy.resource_constraint() {
+        let kind = uid.type_name().basename().to_owned();
+        actions.retain(|action| action.resource_type() == kind);
     }
+    actions
 }
 
 /// Strictly: what the schema does not know is an error, and so is what could never apply.
@@ -414,22 +438,35 @@ fn slices(policies: &[Policy]) -> Result<Vec<Slices>, PolicyError> {
 
 fn slice(rules: &[&Policy]) -> Result<Slice, Box<cedar_policy::PolicySetError>> {
     let mut slice = Slice::default();
-    let mut named: Vec<(Box<str>, &Policy)> = Vec::new();
     for rule in rules {
-        match rule.resource_constraint() {
-            ResourceConstraint::Eq(uid) => named.push((uid.id().unescaped().into(), rule)),
+        let set = match rule.resource_constraint() {
+            ResourceConstraint::Eq(uid) => {
+                slice.named.entry(uid.id().unescaped().into()).or_default()
+            }
             ResourceConstraint::Any
             | ResourceConstraint::In(_)
             | ResourceConstraint::Is(_)
-            | ResourceConstraint::IsIn(..) => slice.general.add((*rule).clone())?,
-        }
-    }
-    for (resource, rule) in named {
-        let set = slice
-            .named
-            .entry(resource)
-            .or_insert_with(|| slice.general.clone());
-        set.add(rule.clone())?;
+            | ResourceConstraint::IsIn(..) => &mut slice.general,
+        };
+        set.add((*rule).clone())?;
     }
     Ok(slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RULES_MAX;
+
+    /// What is read is held once for each action that it may apply to, however the rules are mixed.
+    #[test]
+    fn no_set_grows_beyond_its_rules_times_its_actions() {
+        let half = RULES_MAX / 2;
+        let general = "forbid (principal, action, resource);\n".repeat(half);
+        let named: String = (0..half)
+            .map(|n| format!("forbid (principal, action, resource == Model::\"m{n}\");\n"))
+            .collect();
+        let rules = Rules::read(Origin::Tenant, &(general + &named)).unwrap();
+        assert_eq!(rules.copies(), half * Action::ALL.len() + half);
+    }
 }

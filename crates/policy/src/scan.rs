@@ -1,7 +1,7 @@
 //! A look at hostile text before a parser does: where each rule begins and ends, how long and how deep it is.
 
 use crate::error::PolicyError;
-use crate::{DEPTH_MAX, RULE_BYTES_MAX, RULES_MAX, SET_BYTES_MAX};
+use crate::{DEPTH_MAX, LIKES_MAX, RULE_BYTES_MAX, RULES_MAX, SET_BYTES_MAX, TEXT_BYTES_MAX};
 
 /// One rule as it was written, annotations and the comments before it included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct Piece<'a> {
 pub(crate) struct Limits {
     set_bytes: usize,
     rule_bytes: usize,
+    text_bytes: usize,
 }
 
 impl Limits {
@@ -23,11 +24,13 @@ impl Limits {
     pub(crate) const WRITTEN: Self = Self {
         set_bytes: SET_BYTES_MAX,
         rule_bytes: RULE_BYTES_MAX,
+        text_bytes: TEXT_BYTES_MAX,
     };
     /// Of what is made from a list that has limits of its own.
     pub(crate) const MADE: Self = Self {
         set_bytes: 1024 * 1024,
         rule_bytes: 1024 * 1024,
+        text_bytes: 1024 * 1024,
     };
 }
 
@@ -39,6 +42,7 @@ pub(crate) fn pieces(set: &str, limits: Limits) -> Result<Vec<Piece<'_>>, Policy
     let Limits {
         set_bytes,
         rule_bytes,
+        text_bytes,
     } = limits;
     if set.len() > set_bytes {
         return Err(PolicyError::new(format!(
@@ -50,6 +54,12 @@ pub(crate) fn pieces(set: &str, limits: Limits) -> Result<Vec<Piece<'_>>, Policy
     let mut found = Vec::new();
     for (at, byte) in set.bytes().enumerate() {
         scan.step(byte)?;
+        if scan.text_bytes > text_bytes {
+            return Err(PolicyError::at(
+                scan.line,
+                format!("a text in quotes has more than {text_bytes} bytes"),
+            ));
+        }
         if scan.ended {
             scan.ended = false;
             let text = set.get(scan.begin..=at).unwrap_or_default();
@@ -108,6 +118,11 @@ struct Scan {
     line: u64,
     /// Where the rule begins that is being read.
     begin: usize,
+    /// Bytes of the text in quotes that is being read.
+    text_bytes: usize,
+    /// The last letters outside of texts, as far as they can be a word that is counted.
+    word: [u8; 5],
+    likes: usize,
     /// Its line; 0 before its first character that says something.
     first_line: u64,
     ended: bool,
@@ -120,6 +135,9 @@ impl Default for Scan {
             depth: 0,
             line: 1,
             begin: 0,
+            text_bytes: 0,
+            word: [0; 5],
+            likes: 0,
             first_line: 0,
             ended: false,
         }
@@ -127,6 +145,22 @@ impl Default for Scan {
 }
 
 impl Scan {
+    /// Patterns cost the product of their length and the text's: there are few of them.
+    fn count_like(&mut self, byte: u8) -> Result<(), PolicyError> {
+        self.word.rotate_left(1);
+        self.word[4] = byte;
+        if self.word.ends_with(b"like") {
+            self.likes += 1;
+        }
+        if self.likes > LIKES_MAX {
+            return Err(PolicyError::at(
+                self.line,
+                format!("more than {LIKES_MAX} comparisons with 'like'"),
+            ));
+        }
+        Ok(())
+    }
+
     fn step(&mut self, byte: u8) -> Result<(), PolicyError> {
         let slash_alone = self.state == State::Slash && byte != b'/';
         if slash_alone && self.first_line == 0 {
@@ -145,6 +179,10 @@ impl Scan {
         if byte == b'\n' {
             self.line += 1;
         }
+        match self.state {
+            State::Text | State::Escape => self.text_bytes += 1,
+            _ => self.text_bytes = 0,
+        }
         if !matches!(self.state, State::Code | State::Text) {
             return Ok(());
         }
@@ -154,6 +192,7 @@ impl Scan {
         if self.state == State::Text {
             return Ok(());
         }
+        self.count_like(byte)?;
         match byte {
             b'(' | b'[' | b'{' => self.depth += 1,
             b')' | b']' | b'}' => self.depth = self.depth.saturating_sub(1),
@@ -207,6 +246,8 @@ mod tests {
         assert!(said(&format!("{};", "x".repeat(RULE_BYTES_MAX))).contains("4096"));
         assert!(said(&"x;".repeat(RULES_MAX + 1)).contains("256"));
         assert!(said(&"(".repeat(DEPTH_MAX + 1)).contains("24 deep"));
+        assert!(said(&format!("\"{}\";", "x".repeat(TEXT_BYTES_MAX + 1))).contains("256 bytes"));
+        assert!(said(&"a like b\n".repeat(LIKES_MAX + 1)).contains("line 33: more than 32"));
         assert_eq!(said("a;\n\"never"), "line 2: a text in quotes has no end");
         assert_eq!(said("a;\nb"), "line 2: a rule has no end; it ends with ';'");
     }

@@ -1,6 +1,10 @@
 //! What a decision costs: `cargo test -p policy --release --test cost -- --ignored --nocapture`. It prints and judges nothing.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "figures are what it is for")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "figures are what it is for"
+)]
 
 use std::sync::Arc;
 use std::time::Instant;

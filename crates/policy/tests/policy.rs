@@ -291,6 +291,14 @@ fn rules_hold_from_and_until_their_moments() {
 /// Rules that are none, and a part of what is said of each.
 const WRONG: &[(&str, &str)] = &[
     (
+        "forbid (principal == Person::\"bob\", action, resource);",
+        "line 1: ",
+    ),
+    (
+        "@cap(\"max_tokens=0\") forbid (principal, action == Action::\"call_model\", resource);",
+        "a cap of 0 allows nothing",
+    ),
+    (
         "permit (principal, action, resource);",
         "line 1: only the operator's base rules permit",
     ),
@@ -436,7 +444,7 @@ policy: |
   when { resource.path like "published/*" };
 tests:
   - { name: apps run nothing, as: { role: app, token: ci }, action: run_code, resource: python, expect: deny, rule: tenant.no-code }
-  - { name: members run, as: { role: member, person: alice }, action: run_code, resource: python, expect: allow }
+  - { name: members run, as: { role: member, token: t, person: alice }, action: run_code, resource: python, expect: allow }
   - { name: publishing asks, as: { role: member, token: ci }, action: write_file, resource: published/a, expect: require_approval }
   - { name: wrong on purpose, as: { role: app, token: ci }, action: run_code, resource: python, expect: allow }
   - { name: wrong rule, as: { role: app, token: ci }, action: run_code, resource: python, expect: deny, rule: tenant.other }
@@ -474,7 +482,7 @@ fn a_document_that_is_not_one_is_refused_by_line() {
         ),
         (
             "tests:\n  - { name: a, as: { role: app }, action: a, resource: b, expect: deny }",
-            "as: needs token",
+            "token",
         ),
         (
             "tests:\n  - { name: a, as: { role: app, token: x }, action: a, resource: b, expect: maybe }",
