@@ -365,12 +365,8 @@ pub(crate) struct Explain {
     #[arg(long)]
     pub(crate) role: Role,
     /// The name of its token
-    #[arg(
-        long = "token",
-        value_name = "NAME",
-        required_unless_present = "person"
-    )]
-    pub(crate) token_name: Option<TokenName>,
+    #[arg(long = "token", value_name = "NAME")]
+    pub(crate) token_name: TokenName,
     /// The person
     #[arg(long)]
     pub(crate) person: Option<PersonName>,

@@ -101,17 +101,16 @@ pub struct Model {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Servers {
     pub(crate) providers: Vec<String>,
-    /// As far as the operator has said them.
+    /// `unknown` for a provider of which the operator has not said it.
     pub(crate) regions: Vec<String>,
 }
 
 impl Servers {
     fn of(model: &Model) -> Self {
         let providers = model.routes.iter().map(|route| route.provider.name());
-        let regions = model
-            .routes
-            .iter()
-            .filter_map(|route| route.provider.region());
+        // What is not said may be anywhere, and a rule must be able to see that.
+        let regions = model.routes.iter();
+        let regions = regions.map(|route| route.provider.region().unwrap_or("unknown"));
         let once = |names: &mut dyn Iterator<Item = &str>| {
             let names: BTreeSet<String> = names.map(str::to_owned).collect();
             names.into_iter().collect()

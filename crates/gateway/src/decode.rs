@@ -196,7 +196,7 @@ const LEFT_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// A refusal leaves while the body may still be under way. A short rest is read, so that the connection can be used again; past
 /// that the answer says that the connection closes.
-pub(crate) async fn leave_unread<B>(
+pub async fn leave_unread<B>(
     headers: &HeaderMap,
     body: &mut B,
     mut answer: Response<ReplyBody>,

@@ -11,6 +11,7 @@ use kernel::{Admission, AuditedRefusal, Caller, Purpose, Refused, Trail};
 use llm::Dialect;
 
 use crate::Gateway;
+pub use crate::decode::leave_unread;
 use crate::identify::{self, Presented};
 use crate::policy;
 use crate::refusal::Refusal;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use ::policy::{Act, Cap, Decision, Outcome};
-use kernel::Admission;
 use kernel::share::Part;
+use kernel::{Admission, setting_of};
 use llm::{Operation, Request};
 
 use crate::catalog::{Catalog, Model};
@@ -55,9 +55,21 @@ impl Permit {
         self.catalog.models().get(self.model)
     }
 
-    /// The rules that allowed the call.
-    pub(crate) fn rules(&self) -> &Arc<str> {
-        &self.decision.rules
+    /// The rules that allowed the call of this model: the one asked for, or one that it falls back to.
+    pub(crate) fn rules_for(&self, name: &str) -> Arc<str> {
+        let asked = self
+            .model()
+            .is_some_and(|model| model.name.as_str() == name);
+        match asked {
+            true => Arc::clone(&self.decision.rules),
+            false => Arc::clone(&self.decision_for(name).rules),
+        }
+    }
+
+    fn decision_for(&self, name: &str) -> Arc<Decision> {
+        let catalog = &self.catalog;
+        let act = act(catalog, catalog.position(name), &self.call);
+        self.admission.decide(act)
     }
 
     /// Output that the rules let the call have at most.
@@ -70,9 +82,8 @@ impl Permit {
 
     /// Whether the same call of another model would be allowed under the same conditions.
     pub(crate) fn may_fall_back_to(&self, name: &str) -> bool {
-        let catalog = &self.catalog;
-        let act = act(catalog, catalog.position(name), &self.call);
-        self.admission.decide(act).outcome == self.decision.outcome
+        let decision = self.decision_for(name);
+        !decision.hidden && decision.outcome == self.decision.outcome
     }
 }
 
@@ -94,26 +105,34 @@ pub fn authorize(
     let found = catalog.resolve(name, &settings.tasks);
     let index = found.and_then(|model| catalog.position(model.name.as_str()));
     let decision = admission.decide(act(&catalog, index, &call));
-    match (refusal(&admission, &decision), index) {
-        (None, Some(model)) => Ok(Permit {
+    let shown = index.filter(|_| !decision.hidden);
+    let Some(model) = shown else {
+        return Err(absent(&catalog, &admission, &call));
+    };
+    match refusal(&admission, &decision) {
+        None => Ok(Permit {
             admission,
             call,
             model,
             decision,
             catalog,
         }),
-        (Some(Refusal::Forbidden { role }), _) => Err(Refusal::Forbidden { role }),
-        // Whatever would hold for it: what does not exist is not found, and what is hidden looks the same.
-        (_, None) => Err(not_found(&call)),
-        (Some(Refusal::NotFound), Some(_)) => Err(not_found(&call)),
-        (Some(refusal), Some(_)) => Err(refusal),
+        Some(refusal) => Err(refusal),
     }
 }
 
-fn not_found(call: &Call) -> Refusal {
-    Refusal::ModelNotFound {
+/// What is said of a model that does not exist, and in the same way of one that is hidden: nothing of the model enters here.
+fn absent(catalog: &Catalog, admission: &Admission, call: &Call) -> Refusal {
+    let decision = admission.decide(act(catalog, None, call));
+    let refusal = refusal(admission, &decision);
+    let of_all = |refusal: &Refusal| match refusal {
+        Refusal::Forbidden { .. } => true,
+        Refusal::Policy { why, .. } => *why == PolicyRefusal::Broken,
+        _ => false,
+    };
+    refusal.filter(of_all).unwrap_or(Refusal::ModelNotFound {
         model: call.model().to_owned(),
-    }
+    })
 }
 
 /// What is asked of the rules. A model that does not exist has no name there: who asks learns of it what holds for all.
@@ -163,13 +182,11 @@ pub fn sees(catalog: &Catalog, admission: &Admission, name: &str) -> bool {
 /// What the rules refuse of anything but a call of a model, by the action of its audit entry. Looks that no rule speaks of are the
 /// route's to decide.
 pub(crate) fn of_action(admission: &Admission, action: &str) -> Option<Refusal> {
-    let act = match action {
-        "read_audit" => Act::ReadAudit { log: "audit" },
-        "read_content" => Act::ReadAudit { log: "content" },
-        "policy.set" => Act::ChangeConfig { setting: "policy" },
-        "secret.set" | "secret.delete" => Act::ChangeConfig { setting: "secrets" },
-        "token.rotate" => Act::ChangeConfig { setting: "tokens" },
-        _ => return None,
+    let act = match (action, setting_of(action)) {
+        ("read_audit", _) => Act::ReadAudit { log: "audit" },
+        ("read_content", _) => Act::ReadAudit { log: "content" },
+        (_, Some(setting)) => Act::ChangeConfig { setting },
+        (_, None) => return None,
     };
     refusal(admission, &admission.decide(act))
 }

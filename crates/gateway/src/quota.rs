@@ -185,7 +185,7 @@ impl Hold {
             provider: choice.provider.name().to_owned(),
             provider_model: choice.provider_model.to_string(),
             ratecard_version: Arc::from(self.card.version()),
-            rule: Arc::clone(self.permit.rules()),
+            rule: self.permit.rules_for(choice.model.as_str()),
             region: choice.provider.region().map(str::to_owned),
             trace: trail.trace(),
             standing: self.standing,

@@ -2,6 +2,7 @@
 //! [`Kernel`](crate::Kernel) that ask for an `Operator`.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -17,6 +18,11 @@ use crate::sweep::Operator;
 use crate::tenant::Tenant;
 use crate::tenant::admit::Admission;
 use crate::tokens::IssuedToken;
+
+/// How long an admin may let an old text live.
+const GRACE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Rotations by admins of one tenant in one minute.
+const ROTATIONS_PER_MINUTE: u32 = 20;
 
 /// The authority to change one's own tenant: an admission with the role `admin` that may act, and the record of the request.
 ///
@@ -35,6 +41,14 @@ pub(crate) enum By<'a> {
 }
 
 impl By<'_> {
+    /// Asked again when its turn has come: a token that was rotated meanwhile gives itself no new life.
+    pub(crate) fn may_rotate(&self) -> Result<(), KernelError> {
+        match self {
+            By::Operator(_) => Ok(()),
+            By::Admin(admin) => admin.is_not_ending(),
+        }
+    }
+
     /// Whether it is the token on whose authority the change is made.
     pub(crate) fn is_own_token(&self, name: &TokenName) -> bool {
         match self {
@@ -98,6 +112,7 @@ impl Administrator<'_> {
         grace: Option<Duration>,
     ) -> Result<IssuedToken, KernelError> {
         self.is_not_ending()?;
+        self.is_within(grace)?;
         let kernel = self.admission.tenant().kernel();
         let name = self.admission.token_name();
         kernel
@@ -115,6 +130,7 @@ impl Administrator<'_> {
         grace: Option<Duration>,
     ) -> Result<Vec<IssuedToken>, KernelError> {
         self.is_not_ending()?;
+        self.is_within(grace)?;
         if self.admission.entry().expires_ms.load(Ordering::Relaxed) != i64::MAX {
             let text = "a token that expires may rotate itself only".to_owned();
             return Err(KernelError::Refused(text));
@@ -123,6 +139,27 @@ impl Administrator<'_> {
         kernel
             .rotate_all_by(&By::Admin(self), self.resident(), grace)
             .await
+    }
+
+    /// Old texts live no longer than a month, and rotations are few: each leaves a row behind.
+    fn is_within(&self, grace: Option<Duration>) -> Result<(), KernelError> {
+        if grace.is_some_and(|grace| grace > GRACE_MAX) {
+            let text = "grace: an admin gives at most 30d; the operator can give more".to_owned();
+            return Err(KernelError::Refused(text));
+        }
+        let minute = self.admission.tenant().now().unix_seconds().div_euclid(60);
+        let counted = self.resident().rotations.lock();
+        let mut counted = counted.unwrap_or_else(PoisonError::into_inner);
+        if counted.0 != minute {
+            *counted = (minute, 0);
+        }
+        if counted.1 >= ROTATIONS_PER_MINUTE {
+            return Err(KernelError::Refused(format!(
+                "a tenant rotates at most {ROTATIONS_PER_MINUTE} times a minute"
+            )));
+        }
+        counted.1 += 1;
+        Ok(())
     }
 
     fn is_not_ending(&self) -> Result<(), KernelError> {
@@ -179,6 +216,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         // Once more, now that the change is about to be made: its turn may have come late.
         admin.admission.tenant().acts()?;
+        self.still_allows(admin.admission, action)?;
         let (admission, token) = (admin.admission, admin.admission.entry());
         let (settings, time) = (admission.settings(), self.now().to_string());
         let seq = self.record_event(&token.resident, |seq| Entry {

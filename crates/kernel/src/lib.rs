@@ -62,7 +62,7 @@ pub use ledger::{
 };
 pub use open::{Kernel, KernelOptions};
 pub use pair::pair;
-pub use policies::{BaseRules, OwnPolicy, PolicyChecked, PolicyExplained};
+pub use policies::{BaseRules, OwnPolicy, PolicyChecked, PolicyExplained, setting_of};
 pub use quota::{Demand, Exceeded, Limits, Reservation};
 pub use root::DataRoot;
 pub use secrets::SecretInfo;

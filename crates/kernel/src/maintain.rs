@@ -259,7 +259,7 @@ impl Kernel {
                 if first_look {
                     // No good overlay is known: nothing is shown rather than more than the tenant wants.
                     watch.overlay = Arc::new(Overlay {
-                        models: Some(Vec::new().into()),
+                        models: Some(crate::policies::no_models()),
                         ..Overlay::default()
                     });
                     drop(watch);

@@ -15,7 +15,7 @@ use crate::journal_damage::{self, Findings};
 use crate::log::Log;
 use crate::noted::RateCardInForce;
 use crate::overlay::Overlay;
-use crate::policies::Own;
+use crate::policies::{Own, no_models};
 use crate::quarantine::{self, Quarantine};
 use crate::quota::LimitsInForce;
 use crate::registry::{self, Directory};
@@ -291,7 +291,7 @@ impl Kernel {
         let tiers = self.tiers();
         // A tier that is no longer configured shows no model: nobody is served without limits by a slip of the configuration.
         let closed = Tier {
-            models: Some(Vec::new().into()),
+            models: Some(no_models()),
             ..Tier::default()
         };
         let tier = tiers.tiers.get(&account.tier).unwrap_or(&closed);

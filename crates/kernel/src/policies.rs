@@ -4,18 +4,20 @@
 //! it holds. **Invariant:** a stored set that cannot be read, or is not the one that the log says was set, denies everything until
 //! it is set anew: what a tenant wanted forbidden never becomes allowed by a fault.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use base::Timestamp;
 use policy::{
-    Act, Asked, BASE, Decision, Document, Explained, Failed, Layers, Origin, Principal, Request,
-    Rules,
+    Act, Asked, BASE, Decision, Document, Explained, Failed, Layers, ModelList, Origin, Outcome,
+    Principal, Request, Rules,
 };
 use store::sql::params;
 use store::{ReadTx, StoreError, WriteTx};
+use tokio::sync::Semaphore;
 
 use crate::administer::{Administrator, By};
 use crate::error::KernelError;
+use crate::log::Field;
 use crate::open::Kernel;
 use crate::resident::Resident;
 use crate::sweep::Operator;
@@ -31,13 +33,25 @@ const LOST: &str = "lost";
 #[derive(Clone, Debug)]
 pub struct BaseRules(Option<Arc<Rules>>);
 
-static BUILT_IN: LazyLock<Option<Arc<Rules>>> =
-    LazyLock::new(|| Rules::read(Origin::Base, BASE).ok().map(Arc::new));
+static BUILT_IN: OnceLock<Arc<Rules>> = OnceLock::new();
 
 impl Default for BaseRules {
     fn default() -> Self {
-        Self(BUILT_IN.clone())
+        if let Some(rules) = BUILT_IN.get() {
+            return Self(Some(Arc::clone(rules)));
+        }
+        // What could not be read now, for want of a thread, may be read the next time.
+        let read = Rules::read(Origin::Base, BASE).ok().map(Arc::new);
+        Self(read.map(|rules| Arc::clone(BUILT_IN.get_or_init(|| rules))))
     }
+}
+
+/// A list that shows no model.
+pub(crate) fn no_models() -> ModelList {
+    static NONE: LazyLock<ModelList> = LazyLock::new(|| ModelList::from(Vec::new()));
+    // Read once, so that its copies need no reading of their own.
+    let _read = NONE.rules();
+    NONE.clone()
 }
 
 impl From<Rules> for BaseRules {
@@ -123,16 +137,16 @@ pub(crate) fn layers(
     lists: [Option<&policy::ModelList>; 2],
     own: &Own,
 ) -> Layers {
-    if let Some(why) = &own.unreadable {
-        return Layers::closed(&format!("the tenant's own rules cannot be read: {why}"));
+    if own.unreadable.is_some() {
+        return Layers::closed("tenant.unreadable");
     }
     let Some(base) = base.rules() else {
-        return Layers::closed("the base rules cannot be read");
+        return Layers::closed("base.unreadable");
     };
     let mut layers = vec![Arc::clone(base)];
     for list in lists.into_iter().flatten() {
         let Some(rules) = list.rules() else {
-            return Layers::closed("a list of models cannot be read");
+            return Layers::closed("models.unreadable");
         };
         layers.push(rules);
     }
@@ -152,9 +166,12 @@ fn read(document: &str) -> Result<(Rules, Document), String> {
     read.map_err(|error| format!("policy: {error}"))
 }
 
-/// The set that holds, as stored.
+/// The set that holds, as stored: the last one that is marked, or that the log has an entry of because a crash came before the mark.
 pub(crate) fn stored(tx: &ReadTx<'_>) -> Result<Option<OwnPolicy>, StoreError> {
-    let sql = "SELECT document, version, set_ms FROM policy ORDER BY number DESC LIMIT 1";
+    let sql = "SELECT document, version, set_ms FROM policy WHERE in_force = 1 OR EXISTS (
+            SELECT 1 FROM audit WHERE seq >= policy.after AND json_extract(entry, '$.action') = 'policy.set'
+            AND json_extract(entry, '$.detail.version') = policy.version)
+        ORDER BY number DESC LIMIT 1";
     tx.query_one(sql, params![], |row| {
         let (document, version): (String, String) = (row.get(0)?, row.get(1)?);
         Ok(OwnPolicy {
@@ -165,26 +182,50 @@ pub(crate) fn stored(tx: &ReadTx<'_>) -> Result<Option<OwnPolicy>, StoreError> {
     })
 }
 
-fn insert(tx: &mut WriteTx<'_>, set: &OwnPolicy) -> Result<(), StoreError> {
-    let sql = "INSERT INTO policy (document, version, set_ms) VALUES (?1, ?2, ?3)";
-    let set_ms = set.set_at.unix_ms();
-    tx.execute(sql, params![&*set.document, &*set.version, set_ms])?;
+/// Puts a set down, which holds once it is marked or the log has its entry.
+fn insert(tx: &mut WriteTx<'_>, set: &OwnPolicy, after: u64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO policy (document, version, set_ms, after, in_force) VALUES (?1, ?2, ?3, ?4, 0)";
+    let (set_ms, after) = (
+        set.set_at.unix_ms(),
+        i64::try_from(after).unwrap_or(i64::MAX),
+    );
+    tx.execute(sql, params![&*set.document, &*set.version, set_ms, after])?;
+    Ok(())
+}
+
+/// Marks the last set that was put down, and forgets the oldest.
+fn mark(tx: &mut WriteTx<'_>) -> Result<(), StoreError> {
+    let sql = "UPDATE policy SET in_force = 1 WHERE number = (SELECT MAX(number) FROM policy)";
+    tx.execute(sql, params![])?;
     let sql = "DELETE FROM policy WHERE number <= (SELECT MAX(number) FROM policy) - ?1";
     tx.execute(sql, params![VERSIONS_MAX])?;
     Ok(())
 }
 
 /// Notes that the set which the log names last is not there any more: nothing is allowed until one is set.
-pub(crate) fn note_if_lost(tx: &mut WriteTx<'_>, now: Timestamp) -> Result<(), StoreError> {
+/// `whole` says that the table could be read to its end; where it could not, and the log is not whole either, nobody knows that there
+/// was none.
+pub(crate) fn note_if_lost(
+    tx: &mut WriteTx<'_>,
+    whole: bool,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let sql = "SELECT json_extract(entry, '$.detail.version') FROM audit
         WHERE json_extract(entry, '$.action') = 'policy.set' ORDER BY seq DESC LIMIT 1";
     let logged = tx.query_one(sql, params![], |row| Ok(row.get::<_, Option<String>>(0)?))?;
-    let Some(logged) = logged.flatten() else {
-        return Ok(());
+    let kept = match logged.flatten() {
+        Some(logged) => {
+            let sql = "SELECT version FROM policy WHERE version = ?1";
+            let kept = tx.query_one(sql, params![logged], |row| Ok(row.get::<_, String>(0)?))?;
+            kept.is_some()
+        }
+        None => {
+            let sql = "SELECT COUNT(*) = COALESCE(MAX(seq) + 1, 0) FROM audit";
+            let log = tx.query_one(sql, params![], |row| Ok(row.get::<_, bool>(0)?))?;
+            whole || log.unwrap_or_default()
+        }
     };
-    let sql = "SELECT version FROM policy ORDER BY number DESC LIMIT 1";
-    let kept = tx.query_one(sql, params![], |row| Ok(row.get::<_, String>(0)?))?;
-    if kept.as_deref() == Some(logged.as_str()) {
+    if kept {
         return Ok(());
     }
     let lost = OwnPolicy {
@@ -192,7 +233,8 @@ pub(crate) fn note_if_lost(tx: &mut WriteTx<'_>, now: Timestamp) -> Result<(), S
         version: LOST.into(),
         set_at: now,
     };
-    insert(tx, &lost)
+    insert(tx, &lost, 0)?;
+    mark(tx)
 }
 
 impl Kernel {
@@ -209,6 +251,12 @@ impl Kernel {
                 })
             }
         };
+        if let Some(why) = &own.unreadable {
+            let fields = [("error", Field::Text(why))];
+            let tenant = Some(&resident.id);
+            let event = "the tenant's own rules cannot be read: everything is denied";
+            self.log().event(self.now(), tenant, event, &fields);
+        }
         resident.policy.store(Arc::new(own));
         self.refresh_settings(resident);
     }
@@ -235,11 +283,27 @@ impl Kernel {
         tenant.live()?;
         let resident = tenant.resident();
         self.load(resident).await?;
-        let read = read_apart(document).await?;
-        Ok(self.tested(resident, document, read).0)
+        Ok(self.tested(resident, document).await?.0)
     }
 
-    fn tested(
+    /// Reads a set and puts its examples to it, in a turn of its own: that may take as long as its author likes, up to some seconds.
+    async fn tested(
+        &self,
+        resident: &Arc<Resident>,
+        document: &str,
+    ) -> Result<(PolicyChecked, Own), KernelError> {
+        let _one_at_a_time = READING.acquire().await;
+        let (kernel, resident) = (self.clone(), Arc::clone(resident));
+        let document = document.to_owned();
+        let work = move || {
+            let read = read(&document).map_err(KernelError::Refused)?;
+            Ok(kernel.put_to_examples(&resident, &document, read))
+        };
+        let failed = |_| KernelError::Refused("the rules cannot be read".to_owned());
+        tokio::task::spawn_blocking(work).await.map_err(failed)?
+    }
+
+    fn put_to_examples(
         &self,
         resident: &Resident,
         document: &str,
@@ -288,27 +352,30 @@ impl Kernel {
         tenant: &Tenant,
         document: &str,
     ) -> Result<PolicyChecked, KernelError> {
-        let read = read_apart(document).await?;
-        let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
         self.load(resident).await?;
-        let (checked, own) = self.tested(resident, document, read);
+        let (checked, own) = self.tested(resident, document).await?;
         if let Some(refusal) = checked.refusal() {
             return Err(KernelError::Refused(refusal));
         }
         let Some(set) = own.set.clone() else {
             return Ok(checked);
         };
+        let _changes_one_at_a_time = self.changes().lock().await;
         let detail = [
             ("version", checked.version.clone()),
             ("rules", checked.rules.to_string()),
             ("tests", checked.tests.to_string()),
         ];
+        // Put down before its entry and marked after it: whenever the process dies, the log and what holds agree.
+        let after = resident.books().audit_next;
+        tenant.write(move |tx| insert(tx, &set, after)).await?;
         self.record_by(by, resident, "policy.set", detail.into())
             .await?;
-        tenant.write(move |tx| insert(tx, &set)).await?;
         resident.policy.store(Arc::new(own));
         self.refresh_settings(resident);
+        // Without the mark it holds by its entry.
+        let _held_by_its_entry = tenant.write(mark).await;
         Ok(checked)
     }
 
@@ -336,12 +403,18 @@ impl Kernel {
     }
 }
 
-async fn read_apart(document: &str) -> Result<(Rules, Document), KernelError> {
-    let document = document.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read(&document));
-    let failed = || KernelError::Refused("the rules cannot be read".to_owned());
-    let read = reading.await.map_err(|_| failed())?;
-    read.map_err(KernelError::Refused)
+/// Sets that are read at the same time.
+static READING: Semaphore = Semaphore::const_new(1);
+
+/// The part of the configuration that an action of the audit log changes, where rules decide over it.
+#[must_use]
+pub fn setting_of(action: &str) -> Option<&'static str> {
+    match action {
+        "policy.set" => Some("policy"),
+        "secret.set" | "secret.delete" => Some("secrets"),
+        "token.rotate" => Some("tokens"),
+        _ => None,
+    }
 }
 
 /// Failing examples that a refusal names.
@@ -378,6 +451,28 @@ impl Administrator<'_> {
     }
 }
 
+impl Kernel {
+    /// Whether the rules that hold now, not those of its admission, let an admin make a change. Asked when its turn has come.
+    pub(crate) fn still_allows(
+        &self,
+        admission: &Admission,
+        action: &str,
+    ) -> Result<(), KernelError> {
+        let Some(setting) = setting_of(action) else {
+            return Ok(());
+        };
+        let settings = admission.tenant().resident().settings.load_full();
+        let decision = admission.decided_by(&settings.policy, Act::ChangeConfig { setting });
+        match &decision.outcome {
+            Outcome::Allowed(obligations) if obligations.approvers().is_none() => Ok(()),
+            _ => Err(KernelError::Refused(format!(
+                "the policy forbids this: {}",
+                decision.rules
+            ))),
+        }
+    }
+}
+
 impl Admission {
     /// The tenant's own set.
     ///
@@ -400,129 +495,19 @@ impl Admission {
     /// Decides what the caller would do, by the rules in force when it was admitted.
     #[must_use]
     pub fn decide(&self, act: Act<'_>) -> Arc<Decision> {
+        self.decided_by(&self.settings().policy, act)
+    }
+
+    fn decided_by(&self, layers: &Layers, act: Act<'_>) -> Arc<Decision> {
         let principal = Principal {
             role: self.role(),
             token: Some(self.token_name().as_str()),
             person: self.person(),
         };
         let request = Request { principal, act };
-        self.settings().policy.decide(&request, self.tenant().now())
+        layers.decide(&request, self.tenant().now())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use base::Role;
-    use policy::{Context, Outcome};
-
-    use super::*;
-    use crate::fixture::{acme, begun, open};
-    use crate::repair::Extent;
-
-    const STOP: &str =
-        "policy: '@id(\"stop\") forbid (principal, action == Action::\"call_model\", resource);'";
-
-    fn a_call() -> Asked {
-        Asked {
-            role: Role::App,
-            token: Some("ci".to_owned()),
-            person: None,
-            action: "call_model".to_owned(),
-            resource: "m".to_owned(),
-            context: Context::default(),
-        }
-    }
-
-    async fn decided(kernel: &Kernel, operator: &Operator) -> Outcome {
-        let tenant = kernel.tenant(operator, &acme()).unwrap();
-        let explained = kernel.explain_policy(&tenant, &a_call()).await;
-        explained.unwrap().decision.outcome
-    }
-
-    fn is_allowed(outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Allowed(_))
-    }
-
-    #[tokio::test]
-    async fn a_set_holds_over_a_restart_and_an_empty_one_takes_it_away() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("data");
-        let (kernel, operator) = begun(&path).await;
-        assert!(is_allowed(&decided(&kernel, &operator).await));
-        let tenant = kernel.tenant(&operator, &acme()).unwrap();
-        let set = kernel.set_policy(&operator, &tenant, STOP).await.unwrap();
-        assert_eq!(decided(&kernel, &operator).await, Outcome::Forbidden);
-        drop(tenant);
-        kernel.tasks().shut_down(Duration::from_secs(5)).await;
-        drop((kernel, operator));
-
-        let (kernel, operator) = open(&path).await;
-        assert_eq!(decided(&kernel, &operator).await, Outcome::Forbidden);
-        let tenant = kernel.tenant(&operator, &acme()).unwrap();
-        let own = kernel.own_policy(&tenant).await.unwrap().unwrap();
-        assert_eq!(
-            (&*own.document, &*own.version),
-            (STOP, set.version.as_str())
-        );
-        kernel.set_policy(&operator, &tenant, "").await.unwrap();
-        assert!(is_allowed(&decided(&kernel, &operator).await));
-    }
-
-    #[tokio::test]
-    async fn no_more_versions_are_kept_than_the_limit() {
-        let home = tempfile::tempdir().unwrap();
-        let (kernel, operator) = begun(&home.path().join("data")).await;
-        let tenant = kernel.tenant(&operator, &acme()).unwrap();
-        kernel.load(tenant.resident()).await.unwrap();
-        let count = |tx: &ReadTx<'_>| {
-            tx.query_one("SELECT COUNT(*) FROM policy", params![], |row| {
-                Ok(row.get::<_, i64>(0)?)
-            })
-        };
-        for number in 0..VERSIONS_MAX + 3 {
-            let set = OwnPolicy {
-                document: format!("# {number}\n").into(),
-                version: number.to_string().into(),
-                set_at: kernel.now(),
-            };
-            tenant.write(move |tx| insert(tx, &set)).await.unwrap();
-        }
-        assert_eq!(tenant.read(count).await.unwrap(), Some(VERSIONS_MAX));
-    }
-
-    /// Whoever changes what is stored, or loses it, opens nothing by that.
-    #[tokio::test]
-    async fn a_set_that_was_altered_or_lost_denies_everything() {
-        for sql in [
-            "UPDATE policy SET document = ''",
-            "UPDATE policy SET document = 'policy: permit (principal, action, resource);'",
-            "DELETE FROM policy",
-        ] {
-            let home = tempfile::tempdir().unwrap();
-            let path = home.path().join("data");
-            let (kernel, operator) = begun(&path).await;
-            let tenant = kernel.tenant(&operator, &acme()).unwrap();
-            kernel.set_policy(&operator, &tenant, STOP).await.unwrap();
-            // Its entry is in the log for whoever repairs.
-            tenant.audit_length().await.unwrap();
-            let altered = tenant.write(move |tx| tx.execute(sql, params![])).await;
-            altered.unwrap();
-            kernel.quarantine(tenant.resident(), "a test");
-            while kernel.set_ready(tenant.resident(), false).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            let repaired = kernel.repair_tenant(&operator, &tenant, Extent::Repair);
-            assert!(repaired.await.unwrap().in_place, "{sql}");
-            assert_eq!(decided(&kernel, &operator).await, Outcome::Broken, "{sql}");
-            let tenant = kernel.tenant(&operator, &acme()).unwrap();
-            kernel.set_policy(&operator, &tenant, STOP).await.unwrap();
-            assert_eq!(
-                decided(&kernel, &operator).await,
-                Outcome::Forbidden,
-                "{sql}"
-            );
-        }
-    }
-}
+mod tests;

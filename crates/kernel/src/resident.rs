@@ -104,6 +104,8 @@ pub(crate) struct Resident {
     pub(crate) secrets: ArcSwap<HashMap<String, Arc<Secret>>>,
     pub(crate) overlay: Mutex<OverlayWatch>,
     pub(crate) overlay_checked_ms: AtomicI64,
+    /// The minute of the last rotation by an admin, and how many there were in it.
+    pub(crate) rotations: Mutex<(i64, u32)>,
     /// Failed authentications that named this tenant since the last counting entry.
     pub(crate) failed_auth: AtomicU32,
     pub(crate) tag: OnceLock<Arc<str>>,
@@ -216,6 +218,7 @@ impl Resident {
             secrets: ArcSwap::from_pointee(HashMap::new()),
             overlay: Mutex::new(OverlayWatch::default()),
             overlay_checked_ms: AtomicI64::new(0),
+            rotations: Mutex::default(),
             failed_auth: AtomicU32::new(0),
             tag: OnceLock::new(),
             alerts: crate::alerts::Watch::default(),

@@ -230,12 +230,15 @@ pub(crate) static TENANT: Schema = Schema {
             PRIMARY KEY (seq, part)
         ) STRICT;
     ", "
-        -- The tenant's own rules, each version that was set; the last one holds. `version` is the document's SHA-256.
+        -- The tenant's own rules, each version that was set; the last one in force holds. `version` is the document's SHA-256. One
+        -- that is not marked was in force all the same if the log has its entry, at `after` or later.
         CREATE TABLE policy (
             number INTEGER PRIMARY KEY,
             document TEXT NOT NULL,
             version TEXT NOT NULL,
-            set_ms INTEGER NOT NULL
+            set_ms INTEGER NOT NULL,
+            after INTEGER NOT NULL,
+            in_force INTEGER NOT NULL
         ) STRICT;
     "],
 };

@@ -4,6 +4,7 @@
 //! token, with all that has happened to it since.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use base::limits::{TICKET_LIFE, TICKETS_MAX, TICKETS_PER_TOKEN};
@@ -18,6 +19,7 @@ use crate::tenant::admit::{Admission, Caller};
 pub struct Tickets {
     // Taken for a moment when a ticket is made or presented.
     open: Mutex<HashMap<[u8; 32], Ticket>>,
+    made: AtomicU64,
 }
 
 struct Ticket {
@@ -25,6 +27,8 @@ struct Ticket {
     owner: (TenantUid, TokenName),
     origin: Box<str>,
     made: Timestamp,
+    /// Its place among all that were made: the clock does not tell two of one moment apart.
+    number: u64,
 }
 
 impl Tickets {
@@ -47,7 +51,7 @@ impl Tickets {
         let mut own: Vec<_> = open
             .iter()
             .filter(|(_, ticket)| ticket.owner == owner)
-            .map(|(hash, ticket)| (ticket.made, *hash))
+            .map(|(hash, ticket)| (ticket.number, *hash))
             .collect();
         if own.len() >= TICKETS_PER_TOKEN {
             own.sort_unstable();
@@ -64,6 +68,7 @@ impl Tickets {
             owner,
             origin: origin.into(),
             made: now,
+            number: self.made.fetch_add(1, Ordering::Relaxed),
         };
         open.insert(vault::sha256(text.as_bytes()), ticket);
         let text = Secret::from_text(text).map_err(|_| KernelError::Busy)?;

@@ -161,6 +161,7 @@ impl Kernel {
         grace: Option<Duration>,
     ) -> Result<IssuedToken, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
+        by.may_rotate()?;
         self.load(resident).await?;
         self.rotate_one(by, resident, name, grace).await
     }
@@ -186,6 +187,7 @@ impl Kernel {
         grace: Option<Duration>,
     ) -> Result<Vec<IssuedToken>, KernelError> {
         let _changes_one_at_a_time = self.changes().lock().await;
+        by.may_rotate()?;
         self.load(resident).await?;
         let mut names: Vec<_> = self
             .valid_tokens(resident, self.now())
@@ -212,10 +214,19 @@ impl Kernel {
         tenant: &Tenant,
         name: &TokenName,
     ) -> Result<(), KernelError> {
-        let _changes_one_at_a_time = self.changes().lock().await;
         let resident = tenant.resident();
+        let mut named = self.valid_named(resident, name)?;
+        // Ended before its turn comes: nobody's other changes keep a lost token alive.
+        for token in &named {
+            token
+                .revoked_ms
+                .fetch_min(self.now().unix_ms(), Ordering::SeqCst);
+            token.ended.cancel();
+        }
+        let _changes_one_at_a_time = self.changes().lock().await;
         self.load(resident).await?;
-        let named = self.valid_named(resident, name)?;
+        // A rotation may have come before: its token goes too.
+        named.extend(self.valid_named(resident, name).unwrap_or_default());
         self.record_change(
             operator,
             resident,

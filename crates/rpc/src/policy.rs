@@ -89,13 +89,9 @@ pub struct PolicyQuestion {
     #[serde(with = "text")]
     pub role: Role,
     /// The name of its credential.
-    #[serde(
-        default,
-        with = "text::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub token: Option<TokenName>,
-    /// The natural person.
+    #[serde(with = "text")]
+    pub token: TokenName,
+    /// The natural person that it stands for.
     #[serde(
         default,
         with = "text::option",

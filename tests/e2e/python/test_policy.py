@@ -29,7 +29,7 @@ policy: |
 tests:
   - { name: apps stay small, as: { role: app, token: ci }, action: call_model, resource: sim-large, expect: deny, rule: tenant.no-large-for-apps }
   - { name: apps work, as: { role: app, token: ci }, action: call_model, resource: sim-fast, expect: allow }
-  - { name: members are short, as: { role: member, person: ann }, action: call_model, resource: sim-fast, expect: cap }
+  - { name: members are short, as: { role: member, token: t, person: ann }, action: call_model, resource: sim-fast, expect: cap }
 """
 
 
@@ -235,6 +235,25 @@ def test_explain_says_what_and_why(gw, ruled):
     assert gw.json(*ask, "change_config", "policy")["decision"] == "deny"
     assert "fly" in gw.refused(*ask, "fly", "moon")
     assert gw.cli("policy", "explain", "--tenant", ruled.id, "--role", "member", "call_model", "m").returncode == 2
+
+
+def test_what_is_hidden_looks_absent_whatever_else_holds(gw):
+    """A rule that breaks, or one that forbids, tells nobody which names stand for a model."""
+    tenant = gw.tenant(tier="narrow")
+    token = gw.issue(tenant, "ci", "app")
+    hidden, absent = "claude-fast", "gpt-nobody"
+    for own in [
+        "",
+        'forbid (principal, action == Action::"call_model", resource) when { 9223372036854775807 + 1 > 0 };',
+        'forbid (principal, action == Action::"call_model", resource == Model::"claude-fast");',
+        '@require_approval forbid (principal, action == Action::"call_model", resource) when { resource.name like "c*" };',
+        'forbid (principal, action == Action::"call_model", resource) when { resource.providers.contains("sim-anthropic") };',
+    ]:
+        put(gw, tenant, json.dumps({"policy": own}))
+        answers = [(model, call(gw, token, model)) for model in (hidden, absent)]
+        told = [(answer.status_code, answer.text.replace(model, "M")) for model, answer in answers]
+        assert told[0] == told[1], own
+        assert told[0][0] in (403, 404)
 
 
 # Over JSON-RPC: the tenant's own admin.

@@ -186,6 +186,13 @@ def test_a_page_gets_tickets_for_itself_only(gw, tenant):
     assert refused(told) == (-32000, "origin_not_allowed")
 
 
+def test_a_page_turns_its_ticket_into_nothing_that_lives_longer(gw, tenant):
+    with socket(gw, None, origin=ORIGIN, subprotocols=[PROTOCOL, ticket(gw, tenant.token)]) as ws:
+        for method, params in [("tenant.rotate", {}), ("tenant.rotate", {"all": True}), ("ticket.issue", {"origin": ORIGIN})]:
+            assert ask(ws, method, params)["error"]["data"]["code"] == "forbidden", method
+        assert ask(ws, "tenant.get")["result"]["id"] == tenant.id
+
+
 def test_of_too_many_tickets_the_oldest_give_way(gw, tenant):
     made = [ticket(gw, tenant.token) for _ in range(20)]
     assert [status(gw, origin=ORIGIN, subprotocols=[PROTOCOL, one]) for one in (made[0], made[3])] == [401, 401]

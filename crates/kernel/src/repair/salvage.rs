@@ -74,7 +74,9 @@ pub(crate) static SECRETS: Table = Table {
 pub(crate) static POLICY: Table = Table {
     name: "policy",
     key: "number",
-    columns: &["number", "document", "version", "set_ms"],
+    columns: &[
+        "number", "document", "version", "set_ms", "after", "in_force",
+    ],
 };
 pub(crate) static OUTBOX: Table = Table {
     name: "outbox",

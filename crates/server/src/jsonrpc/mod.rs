@@ -39,15 +39,19 @@ pub(crate) const CALLERS: &[Role] = &Role::ALL;
 const ACTION: &str = "call_rpc";
 
 /// Answers a POST: one message, one answer.
-pub(crate) async fn post(app: &Arc<App>, parts: Parts, body: Incoming) -> Answer {
+pub(crate) async fn post(app: &Arc<App>, parts: Parts, mut body: Incoming) -> Answer {
     let Parts { headers, uri, .. } = parts;
     let trail = match door::open_trail(&app.gateway, &headers) {
         Ok(trail) => Arc::new(trail),
         Err(refusal) => return unrecorded(app, &refusal),
     };
-    match posted(app, &trail, &headers, &uri, body).await {
+    match posted(app, &trail, &headers, &uri, &mut body).await {
         Ok(answer) => answer,
-        Err(refusal) => refused(app, &trail, &refusal),
+        Err(refusal) => {
+            let answer = door::respond(&app.gateway, &trail, &refusal, Dialect::OpenAi);
+            let answer = door::leave_unread(&headers, &mut body, answer).await;
+            answer.map(AnswerBody::Reply)
+        }
     }
 }
 
@@ -56,7 +60,7 @@ async fn posted(
     trail: &Arc<Trail>,
     headers: &HeaderMap,
     uri: &Uri,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Answer, Refusal> {
     let origin = app.rpc.origin(headers)?;
     let caller = door::caller(headers, uri)?;
@@ -119,7 +123,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The body, wiped when it was answered: it may hold a secret.
-async fn message(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+async fn message(body: &mut Incoming) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let mut message = Zeroizing::new(Vec::new());
     let read = async {
         while let Some(frame) = body.frame().await {

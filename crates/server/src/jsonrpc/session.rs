@@ -53,6 +53,9 @@ pub(super) struct Turn {
     pub(super) admission: Admission,
 }
 
+/// The method that makes tickets.
+const TICKETS: &str = "ticket.issue";
+
 impl Session {
     /// Answers one message.
     pub(super) async fn answer(self: &Arc<Self>, trail: &Arc<Trail>, message: &[u8]) -> Told {
@@ -130,6 +133,10 @@ impl Session {
         if row.effect == Effect::ShowsOnce && request.id.is_none() {
             return Err(Failure::invalid_request("this method is asked with an id"));
         }
+        if self.is_a_pages_socket() && (row.effect == Effect::ShowsOnce || row.name == TICKETS) {
+            let text = "a web page that came by a ticket gets no token and no further ticket";
+            return Err(Failure::new(number::FORBIDDEN, "forbidden", text));
+        }
         let purpose = match row.effect {
             Effect::Reads => Purpose::Read,
             Effect::Changes | Effect::ShowsOnce => Purpose::Act,
@@ -195,6 +202,11 @@ impl Session {
             .unwrap_or_else(|_panicked| Err(Failure::internal()))
     }
 
+    /// A page that holds a ticket must not be able to turn it into what lives longer.
+    fn is_a_pages_socket(&self) -> bool {
+        self.origin.is_some() && self.subscriptions.is_some()
+    }
+
     fn meter(&self) -> Result<(), Failure> {
         let taken = match &self.meter {
             Meter::Posts(token) => self.app.rpc.post(token),
@@ -244,5 +256,18 @@ pub(super) fn kernel_failure(error: KernelError) -> Failure {
         // These say to the tenant's own admin what to do, and nothing of anybody else.
         KernelError::Refused(text) => Failure::new(number::REFUSED, "refused", text),
         error => failure(&Refusal::from(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpc::method::{Effect, METHODS};
+
+    /// A change that no rule can forbid would be one that nobody thought of.
+    #[test]
+    fn rules_can_speak_of_every_change() {
+        for row in METHODS.iter().filter(|row| row.effect != Effect::Reads) {
+            assert!(kernel::setting_of(row.action).is_some(), "{}", row.name);
+        }
     }
 }

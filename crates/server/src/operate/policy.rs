@@ -68,16 +68,9 @@ impl Office {
         let tenant = self.tenant(operator, &question.tenant)?;
         let (providers, regions) = self.desk.catalog().served_by(&question.resource);
         let person = question.person.map(|person| person.as_str().to_owned());
-        let token = question.token.map(|token| token.as_str().to_owned());
-        if person.is_none() && token.is_none() {
-            return Err(Fault::new(
-                FaultCode::Invalid,
-                "name a token, a person or both",
-            ));
-        }
         let asked = Asked {
             role: question.role,
-            token,
+            token: Some(question.token.as_str().to_owned()),
             person,
             action: question.action,
             resource: question.resource,
