@@ -252,6 +252,6 @@ mod tests {
     #[test]
     fn each_rule_is_for_a_call_of_its_own() {
         let rules = refused_rules().unwrap();
-        assert_eq!(rules.len(), REFUSED.len() + 4);
+        assert_eq!(rules.len(), REFUSED.len() + 5);
     }
 }
