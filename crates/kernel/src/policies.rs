@@ -203,29 +203,17 @@ fn mark(tx: &mut WriteTx<'_>) -> Result<(), StoreError> {
 }
 
 /// Notes that the set which the log names last is not there any more: nothing is allowed until one is set.
-/// `whole` says that the table could be read to its end; where it could not, and the log is not whole either, nobody knows that there
-/// was none.
-pub(crate) fn note_if_lost(
-    tx: &mut WriteTx<'_>,
-    whole: bool,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+/// Where the log has lost that entry too, nothing says that there was a set.
+pub(crate) fn note_if_lost(tx: &mut WriteTx<'_>, now: Timestamp) -> Result<(), StoreError> {
     let sql = "SELECT json_extract(entry, '$.detail.version') FROM audit
         WHERE json_extract(entry, '$.action') = 'policy.set' ORDER BY seq DESC LIMIT 1";
     let logged = tx.query_one(sql, params![], |row| Ok(row.get::<_, Option<String>>(0)?))?;
-    let kept = match logged.flatten() {
-        Some(logged) => {
-            let sql = "SELECT version FROM policy WHERE version = ?1";
-            let kept = tx.query_one(sql, params![logged], |row| Ok(row.get::<_, String>(0)?))?;
-            kept.is_some()
-        }
-        None => {
-            let sql = "SELECT COUNT(*) = COALESCE(MAX(seq) + 1, 0) FROM audit";
-            let log = tx.query_one(sql, params![], |row| Ok(row.get::<_, bool>(0)?))?;
-            whole || log.unwrap_or_default()
-        }
+    let Some(logged) = logged.flatten() else {
+        return Ok(());
     };
-    if kept {
+    let sql = "SELECT version FROM policy WHERE version = ?1";
+    let kept = tx.query_one(sql, params![logged], |row| Ok(row.get::<_, String>(0)?))?;
+    if kept.is_some() {
         return Ok(());
     }
     let lost = OwnPolicy {

@@ -81,8 +81,8 @@ impl Kernel {
         kept.from_journal = u64::try_from(records.len()).unwrap_or_default();
         self.put_records(new, records).await?;
         self.recount(new, sums, &mut kept).await?;
-        let (now, whole) = (self.now(), kept.whole.contains(POLICY.name));
-        let lost = move |tx: &mut WriteTx<'_>| crate::policies::note_if_lost(tx, whole, now);
+        let now = self.now();
+        let lost = move |tx: &mut WriteTx<'_>| crate::policies::note_if_lost(tx, now);
         self.engine().write(new, lost).await?;
         self.drop_unreadable_secrets(resident, new, &mut kept)
             .await?;
