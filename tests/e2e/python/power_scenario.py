@@ -19,9 +19,9 @@ from samples import user
 
 # A journal's first segment is one mebibyte, and the last quarter of it is kept for one long record: so many calls fill it.
 CALLS_TO_FILL_A_SEGMENT = 520
-# Numbers of the calls that a kill interrupts, and the one among them that is under way then, whatever the machine does.
-BEFORE_THE_KILL = 2_000
-SLOW = BEFORE_THE_KILL + 10
+# Numbers of the calls that a kill interrupts: the first one is at its provider then, whatever the machine does.
+SLOW = 2_000
+BEFORE_THE_KILL = SLOW + 1
 CALLERS = 5
 
 
@@ -117,7 +117,9 @@ class Callers:
         self.gateway, self.tenants, self.calls, self.source = gateway, tenants, calls, source
         self._numbers = iter(range(first, first + calls))
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(source.random(),), daemon=True) for _ in range(CALLERS)]
+        self.begun = 0
+        callers = min(CALLERS, calls)
+        self._threads = [threading.Thread(target=self._run, args=(source.random(),), daemon=True) for _ in range(callers)]
 
     def __enter__(self) -> Callers:
         for thread in self._threads:
@@ -134,8 +136,9 @@ class Callers:
             while True:
                 with self._lock:
                     number = next(self._numbers, None)
-                if number is None:
-                    return
+                    if number is None:
+                        return
+                    self.begun += 1
                 try:
                     self._call(http, number, source)
                 except httpx.TransportError:
@@ -156,7 +159,7 @@ class Callers:
         path = "/v1/messages" if model == "claude-fast" else "/v1/chat/completions"
         headers = {**tenant.bearer, "anthropic-version": "2023-06-01"}
         if number == SLOW:
-            body["messages"] = user(f"[[sim:fixed_usage={tokens} delay=5s tag=k{number}]]")
+            body["messages"] = user(f"[[sim:fixed_usage={tokens} delay=15s tag=k{number}]]")
         if number % 25 == 7:
             # A refusal: an entry in the log, and no attempt.
             body["model"] = "no-such-model"
@@ -200,10 +203,11 @@ def recorded(sim: Simulator, seed: int) -> Recording:
         acme, globex = gateway.tenant("acme"), gateway.tenant("globex")
         with Callers(gateway, [acme, globex], CALLS_TO_FILL_A_SEGMENT, source, 1):
             changes(gateway, acme, globex)
-        callers = Callers(gateway, [acme, globex], 60, source, BEFORE_THE_KILL)
-        with callers:
-            eventually(lambda: next(iter(callers._numbers), 0) > SLOW + 10, 20, "calls under way")
-            gateway.kill()
+        with Callers(gateway, [acme, globex], 1, source, SLOW):
+            eventually(lambda: sim.stats()["requests_open"] == 1, 10, "the slow call at its provider")
+            with Callers(gateway, [acme, globex], 60, source, BEFORE_THE_KILL) as others:
+                eventually(lambda: others.begun > 20, 10, "calls under way")
+                gateway.kill()
         gateway.record()
         with Callers(gateway, [acme, globex], 60, source, 3_000):
             gateway.json("tenants", "quota", "set", acme.id, "--tokens-per-day", "987654321")
