@@ -12,8 +12,8 @@ use kernel::lifecycle::NewTenant;
 use kernel::quota::Standing;
 use kernel::tokens::IssuedToken;
 use kernel::{
-    AttemptFacts, DataRoot, Kernel, KernelError, KernelOptions, Limits, Operator, Tenant, Tier,
-    Tiers,
+    Admission, AttemptFacts, Caller, DataRoot, Kernel, KernelError, KernelOptions, Limits,
+    Operator, Purpose, Refused, Tenant, Tier, Tiers,
 };
 use tempfile::TempDir;
 
@@ -165,6 +165,16 @@ impl TempKernel {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Presents a token for `purpose`.
+    ///
+    /// # Errors
+    /// As [`Kernel::admit_for`]; a token whose text is no text is a wrong one.
+    pub async fn admit(&self, token: &IssuedToken, purpose: Purpose) -> Result<Admission, Refused> {
+        let text = token.text.expose_str().ok_or(Refused::Unknown)?;
+        let caller = Caller::from_token(text);
+        self.kernel.admit_for(caller, purpose).await
     }
 
     /// A tenant of tier `basic` and its first token.

@@ -217,23 +217,16 @@ impl Kernel {
         // Once more, now that the change is about to be made: its turn may have come late.
         admin.admission.tenant().acts()?;
         self.still_allows(admin.admission, action)?;
-        let (admission, token) = (admin.admission, admin.admission.entry());
-        let (settings, time) = (admission.settings(), self.now().to_string());
-        let seq = self.record_event(&token.resident, |seq| Entry {
+        let time = self.now().to_string();
+        let seq = self.record_event(admin.resident(), |seq| Entry {
             action,
             actor: Some("admin"),
-            config: Some(&settings.config_hash),
             decision: "allow",
             detail,
-            person: admission.person(),
-            policy_version: Some(settings.policy_version()),
             request_id: Some(admin.trail.request_id().as_str()),
-            role: Some(token.role.as_str()),
             seq,
-            tenant: token.resident.id.as_str(),
             time,
-            token: Some(token.name.as_str()),
-            ..Entry::default()
+            ..Entry::of(admin.admission)
         })?;
         self.durable(seq).await
     }

@@ -80,6 +80,22 @@ pub(crate) struct Entry<'a> {
     pub(crate) usage_source: Option<&'a str>,
 }
 
+impl<'a> Entry<'a> {
+    /// What an entry says of who was admitted, and under what: the rest is the act's.
+    pub(crate) fn of(admission: &'a Admission) -> Self {
+        let (token, settings) = (admission.entry(), admission.settings());
+        Self {
+            config: Some(&settings.config_hash),
+            person: admission.person(),
+            policy_version: Some(settings.policy_version()),
+            role: Some(token.role.as_str()),
+            tenant: token.resident.id.as_str(),
+            token: Some(token.name.as_str()),
+            ..Self::default()
+        }
+    }
+}
+
 impl Entry<'_> {
     /// The entry as it is hashed, at most [`ENTRY_MAX`] bytes: a detail too long to stand in it is named by its digest.
     pub(crate) fn canonical(mut self) -> String {
@@ -303,25 +319,18 @@ impl Trail {
         if !own_entry {
             return Ok(());
         }
-        let settings = admission.settings();
         let seq = self.kernel.record_event(&token.resident, |seq| Entry {
             action: refusal.action,
-            config: Some(&settings.config_hash),
             decision: "deny",
             model: self.model.get().map(AsRef::as_ref),
-            person: admission.person(),
-            policy_version: Some(settings.policy_version()),
             quotas: refusal.quota.map_or(Limits::None, Limits::Refused),
             reason: Some(refusal.reason),
             request_id: Some(self.request.as_str()),
-            role: Some(token.role.as_str()),
             rule: Some(refusal.rule),
             seq,
-            tenant: token.resident.id.as_str(),
             time: now.to_string(),
-            token: Some(token.name.as_str()),
             trace_id: self.trace.as_ref().map(TraceId::as_str),
-            ..Entry::default()
+            ..Entry::of(admission)
         })?;
         self.kernel.durable(seq).await
     }

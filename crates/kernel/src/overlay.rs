@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits;
-use policy::ModelList;
+use policy::{ModelList, yaml};
 use serde::Deserialize;
-use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
 
 use crate::alerts::{CheckpointSchedule, TenantReceiver, thresholds};
 use crate::audit::level::Level;
@@ -170,23 +169,10 @@ impl Overlay {
                 message,
             });
         }
-        if text
-            .lines()
-            .all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#'))
-        {
+        if yaml::says_nothing(text) {
             return Ok(Self::default());
         }
-        let mut options = serde_saphyr::Options::default();
-        options.duplicate_keys = DuplicateKeyPolicy::Error;
-        options.merge_keys = MergeKeyPolicy::Error;
-        options.with_snippet = false;
-        if let Some(budget) = options.budget.as_mut() {
-            budget.max_anchors = 0;
-            budget.max_aliases = 0;
-            budget.max_documents = 1;
-        }
-        let file: File = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| refusal(&error, text))?;
+        let file: File = yaml::read(text).map_err(|error| refusal(&error, text))?;
         let message = |message| OverlayError {
             line: None,
             message,

@@ -112,7 +112,18 @@ pub(crate) struct Own {
     unreadable: Option<Box<str>>,
 }
 
+/// A set with its rules, and what its examples said.
+type Tested = (PolicyChecked, OwnPolicy, Arc<Rules>);
+
 impl Own {
+    fn of(set: OwnPolicy, rules: Arc<Rules>) -> Self {
+        Self {
+            set: Some(set),
+            rules: Some(rules),
+            unreadable: None,
+        }
+    }
+
     /// Takes what was stored, whatever state it is in.
     fn open(stored: OwnPolicy) -> Self {
         let opened = match stored.version == version_of(&stored.document).into() {
@@ -279,7 +290,7 @@ impl Kernel {
         &self,
         resident: &Arc<Resident>,
         document: &str,
-    ) -> Result<(PolicyChecked, Own), KernelError> {
+    ) -> Result<Tested, KernelError> {
         let _one_at_a_time = READING.acquire().await;
         let (kernel, resident) = (self.clone(), Arc::clone(resident));
         let document = document.to_owned();
@@ -296,27 +307,23 @@ impl Kernel {
         resident: &Resident,
         document: &str,
         (rules, parsed): (Rules, Document),
-    ) -> (PolicyChecked, Own) {
+    ) -> Tested {
         let version = version_of(document);
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-        let (of_rules, of_tests) = (count(rules.len()), count(parsed.tests.len()));
-        let own = Own {
-            set: Some(OwnPolicy {
-                document: document.into(),
-                version: version.as_str().into(),
-                set_at: self.now(),
-            }),
-            rules: Some(Arc::new(rules)),
-            unreadable: None,
+        let set = OwnPolicy {
+            document: document.into(),
+            version: version.as_str().into(),
+            set_at: self.now(),
         };
-        let layers = self.layers_with(resident, &own);
+        let rules = Arc::new(rules);
+        let layers = self.layers_with(resident, &Own::of(set.clone(), Arc::clone(&rules)));
         let checked = PolicyChecked {
             version,
-            rules: of_rules,
-            tests: of_tests,
+            rules: count(rules.len()),
+            tests: count(parsed.tests.len()),
             failed: policy::run_examples(&layers, &parsed.tests, self.now()),
         };
-        (checked, own)
+        (checked, set, rules)
     }
 
     /// Puts a tenant's own set in force, if all its examples are decided as they must be; calls that start after this are decided
@@ -342,13 +349,11 @@ impl Kernel {
     ) -> Result<PolicyChecked, KernelError> {
         let resident = tenant.resident();
         self.load(resident).await?;
-        let (checked, own) = self.tested(resident, document).await?;
+        let (checked, set, rules) = self.tested(resident, document).await?;
         if let Some(refusal) = checked.refusal() {
             return Err(KernelError::Refused(refusal));
         }
-        let Some(set) = own.set.clone() else {
-            return Ok(checked);
-        };
+        let own = Own::of(set.clone(), rules);
         let _changes_one_at_a_time = self.changes().lock().await;
         let detail = [
             ("version", checked.version.clone()),

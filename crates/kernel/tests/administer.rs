@@ -8,19 +8,10 @@ use base::Role;
 use base::limits::{TICKET_LIFE, TICKETS_PER_TOKEN};
 use kernel::ticket::Tickets;
 use kernel::tokens::{IssuedToken, NewToken};
-use kernel::{Admission, Caller, KernelError, Purpose, Refused, Secret, Tenant};
+use kernel::{KernelError, Purpose, Refused, Secret, Tenant};
 use testkit::TempKernel;
 
 const PAGE: &str = "https://console.example.com";
-
-async fn admit(
-    home: &TempKernel,
-    token: &IssuedToken,
-    purpose: Purpose,
-) -> Result<Admission, Refused> {
-    let caller = Caller::from_token(token.text.expose_str().unwrap());
-    home.kernel.admit_for(caller, purpose).await
-}
 
 async fn issue(home: &TempKernel, tenant: &Tenant, name: &str, role: Role) -> IssuedToken {
     let new = NewToken {
@@ -44,14 +35,14 @@ async fn only_an_admin_that_may_act_administers() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, admin) = home.tenant("acme").await.unwrap();
     let trail = home.kernel.open_trail(None).unwrap();
-    let reading = admit(&home, &admin, Purpose::Read).await.unwrap();
+    let reading = home.admit(&admin, Purpose::Read).await.unwrap();
     assert!(matches!(
         trail.administrator(&reading),
         Err(KernelError::Refused(_))
     ));
     for role in Role::ALL.into_iter().filter(|role| *role != Role::Admin) {
         let token = issue(&home, &tenant, role.as_str(), role).await;
-        let admission = admit(&home, &token, Purpose::Act).await.unwrap();
+        let admission = home.admit(&token, Purpose::Act).await.unwrap();
         let refused = trail.administrator(&admission);
         assert!(matches!(refused, Err(KernelError::Refused(_))), "{role}");
         assert!(matches!(
@@ -59,7 +50,7 @@ async fn only_an_admin_that_may_act_administers() {
             Err(KernelError::Refused(_))
         ));
     }
-    let acting = admit(&home, &admin, Purpose::Act).await.unwrap();
+    let acting = home.admit(&admin, Purpose::Act).await.unwrap();
     let administrator = trail.administrator(&acting).unwrap();
     administrator.set_secret("openai", secret()).await.unwrap();
     // Suspended between the look and the change: the change is not made.
@@ -84,7 +75,7 @@ async fn an_admin_changes_its_own_tenant_and_the_entry_names_its_token() {
     let (tenant, admin) = home.tenant("acme").await.unwrap();
     let (other, _) = home.tenant("globex").await.unwrap();
     let trail = home.kernel.open_trail(None).unwrap();
-    let acting = admit(&home, &admin, Purpose::Act).await.unwrap();
+    let acting = home.admit(&admin, Purpose::Act).await.unwrap();
     let administrator = trail.administrator(&acting).unwrap();
     administrator.set_secret("openai", secret()).await.unwrap();
     assert!(tenant.secret("openai").is_some() && other.secret("openai").is_none());
@@ -129,14 +120,14 @@ async fn a_rotation_of_all_ends_with_the_admins_own() {
         issue(&home, &tenant, name, Role::App).await;
     }
     let trail = home.kernel.open_trail(None).unwrap();
-    let acting = admit(&home, &admin, Purpose::Act).await.unwrap();
+    let acting = home.admit(&admin, Purpose::Act).await.unwrap();
     let administrator = trail.administrator(&acting).unwrap();
     let fresh = administrator.rotate_all_tokens(None).await.unwrap();
     let names: Vec<_> = fresh.iter().map(|token| token.name.as_str()).collect();
     assert_eq!(names, ["a-first", "z-last", "default"]);
-    assert!(admit(&home, &admin, Purpose::Read).await.is_err());
+    assert!(home.admit(&admin, Purpose::Read).await.is_err());
     for token in &fresh {
-        assert!(admit(&home, token, Purpose::Act).await.is_ok());
+        assert!(home.admit(token, Purpose::Act).await.is_ok());
     }
     assert!(matches!(
         administrator.rotate_own_token(None).await,
@@ -149,7 +140,7 @@ async fn a_token_in_its_grace_gets_nothing_that_outlives_it() {
     let home = TempKernel::open().await.unwrap();
     let (_, admin) = home.tenant("acme").await.unwrap();
     let trail = home.kernel.open_trail(None).unwrap();
-    let acting = admit(&home, &admin, Purpose::Act).await.unwrap();
+    let acting = home.admit(&admin, Purpose::Act).await.unwrap();
     let administrator = trail.administrator(&acting).unwrap();
     let grace = Some(Duration::from_secs(3_600));
     let fresh = administrator.rotate_own_token(grace).await.unwrap();
@@ -159,10 +150,10 @@ async fn a_token_in_its_grace_gets_nothing_that_outlives_it() {
     ] {
         assert!(matches!(refused, Some(KernelError::Refused(_))));
     }
-    assert!(admit(&home, &admin, Purpose::Act).await.is_ok());
-    assert!(admit(&home, &fresh, Purpose::Act).await.is_ok());
+    assert!(home.admit(&admin, Purpose::Act).await.is_ok());
+    assert!(home.admit(&fresh, Purpose::Act).await.is_ok());
     home.clock.advance(Duration::from_secs(3_601));
-    assert!(admit(&home, &admin, Purpose::Act).await.is_err());
+    assert!(home.admit(&admin, Purpose::Act).await.is_err());
 }
 
 #[tokio::test]
@@ -170,7 +161,7 @@ async fn a_ticket_opens_once_for_its_page_in_its_time() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let tickets = Tickets::default();
-    let admission = admit(&home, &token, Purpose::Read).await.unwrap();
+    let admission = home.admit(&token, Purpose::Read).await.unwrap();
     let fresh = || tickets.issue(&admission, PAGE).unwrap().0;
     let redeem = |ticket: &Secret, page: &str| {
         tickets.redeem(ticket.expose_str().unwrap(), page, home.kernel.now())
@@ -211,7 +202,7 @@ async fn a_ticket_is_worth_what_its_token_is_worth_by_then() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
     let tickets = Tickets::default();
-    let admission = admit(&home, &token, Purpose::Read).await.unwrap();
+    let admission = home.admit(&token, Purpose::Read).await.unwrap();
     let (ticket, _) = tickets.issue(&admission, PAGE).unwrap();
     home.kernel
         .revoke_token(&home.operator, &tenant, &token.name)

@@ -1,21 +1,9 @@
 //! Containment: what a freeze leaves, what a suspension ends, and that a rotation of secrets survives a crash.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
-
 use std::time::Duration;
 
-use kernel::tokens::IssuedToken;
-use kernel::{Admission, Caller, Demand, KernelError, Purpose, Refused, Secret};
+use kernel::{Admission, Demand, KernelError, Purpose, Refused, Secret};
 use testkit::{TempKernel, facts};
-
-async fn admit(
-    home: &TempKernel,
-    token: &IssuedToken,
-    purpose: Purpose,
-) -> Result<Admission, Refused> {
-    let caller = Caller::from_token(token.text.expose_str().unwrap());
-    home.kernel.admit_for(caller, purpose).await
-}
 
 async fn over(admission: &Admission) -> bool {
     tokio::time::timeout(Duration::from_millis(50), admission.ended())
@@ -27,8 +15,8 @@ async fn over(admission: &Admission) -> bool {
 async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
     let home = TempKernel::open().await.unwrap();
     let (tenant, token) = home.tenant("acme").await.unwrap();
-    let acting = admit(&home, &token, Purpose::Act).await.unwrap();
-    let reading = admit(&home, &token, Purpose::Read).await.unwrap();
+    let acting = home.admit(&token, Purpose::Act).await.unwrap();
+    let reading = home.admit(&token, Purpose::Read).await.unwrap();
     assert!(!over(&acting).await);
     home.kernel
         .freeze_tenant(&home.operator, &tenant)
@@ -40,9 +28,9 @@ async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
     assert!(reading.refused_now().is_none());
     // Reading goes on: what was under way, and what comes.
     assert!(reading.tenant().audit_length().await.unwrap() > 0);
-    let refused = admit(&home, &token, Purpose::Act).await;
+    let refused = home.admit(&token, Purpose::Act).await;
     assert!(matches!(refused, Err(Refused::Frozen)));
-    let later = admit(&home, &token, Purpose::Read).await.unwrap();
+    let later = home.admit(&token, Purpose::Read).await.unwrap();
     assert!(later.tenant().audit_length().await.unwrap() > 0);
     let entries = tenant.audit_page(0).await.unwrap();
     assert!(
@@ -58,15 +46,15 @@ async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
         .unwrap();
     drop((tenant, acting, reading, later));
     let home = home.crash_and_reopen().await.unwrap();
-    let refused = admit(&home, &token, Purpose::Act).await;
+    let refused = home.admit(&token, Purpose::Act).await;
     assert!(matches!(refused, Err(Refused::Frozen)));
-    let reading = admit(&home, &token, Purpose::Read).await.unwrap();
+    let reading = home.admit(&token, Purpose::Read).await.unwrap();
     let tenant = home.known("acme").unwrap();
     home.kernel
         .resume_tenant(&home.operator, &tenant)
         .await
         .unwrap();
-    assert!(admit(&home, &token, Purpose::Act).await.is_ok());
+    assert!(home.admit(&token, Purpose::Act).await.is_ok());
     assert!(reading.tenant().audit_length().await.unwrap() > 0);
 }
 
@@ -74,7 +62,7 @@ async fn a_freeze_ends_what_acts_and_leaves_what_reads() {
 async fn a_capability_for_reading_cannot_write() {
     let home = TempKernel::open().await.unwrap();
     let (_, token) = home.tenant("acme").await.unwrap();
-    let reading = admit(&home, &token, Purpose::Read).await.unwrap();
+    let reading = home.admit(&token, Purpose::Read).await.unwrap();
     let written = reading.tenant().write(|_tx| Ok(())).await;
     assert!(matches!(written, Err(KernelError::Refused(_))));
     let files = reading.tenant().files();
@@ -83,7 +71,7 @@ async fn a_capability_for_reading_cannot_write() {
     let reserved = reading.tenant().reserve(Demand::default()).unwrap();
     let sent = reserved.open_attempt(&reading, facts(home.kernel.new_request_id(), "sim-fast"));
     assert!(matches!(sent, Err(KernelError::Refused(_))));
-    let acting = admit(&home, &token, Purpose::Act).await.unwrap();
+    let acting = home.admit(&token, Purpose::Act).await.unwrap();
     acting.tenant().write(|_tx| Ok(())).await.unwrap();
 }
 
@@ -95,7 +83,7 @@ async fn a_suspension_ends_reading_too_and_a_freeze_does_not_loosen_it() {
         .freeze_tenant(&home.operator, &tenant)
         .await
         .unwrap();
-    let reading = admit(&home, &token, Purpose::Read).await.unwrap();
+    let reading = home.admit(&token, Purpose::Read).await.unwrap();
     home.kernel
         .suspend_tenant(&home.operator, &tenant)
         .await
@@ -105,12 +93,12 @@ async fn a_suspension_ends_reading_too_and_a_freeze_does_not_loosen_it() {
         reading.tenant().audit_length().await,
         Err(KernelError::Revoked)
     ));
-    let refused = admit(&home, &token, Purpose::Read).await;
+    let refused = home.admit(&token, Purpose::Read).await;
     assert!(matches!(refused, Err(Refused::Suspended)));
     let tenant = home.known("acme").unwrap();
     let frozen = home.kernel.freeze_tenant(&home.operator, &tenant).await;
     assert!(matches!(frozen, Err(KernelError::Refused(_))));
-    let refused = admit(&home, &token, Purpose::Read).await;
+    let refused = home.admit(&token, Purpose::Read).await;
     assert!(matches!(refused, Err(Refused::Suspended)));
 }
 

@@ -3,11 +3,11 @@
 use base::limits::POLICY_BYTES_MAX;
 use base::{Role, Timestamp};
 use serde::Deserialize;
-use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy};
 
 use crate::EXAMPLES_MAX;
 use crate::error::PolicyError;
 use crate::request::{Asked, Context};
+use crate::yaml;
 
 /// Rules with their examples.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -125,24 +125,13 @@ impl Document {
                 text.len()
             )));
         }
-        let says_nothing = |line: &str| line.trim().is_empty() || line.trim().starts_with('#');
-        if text.lines().all(says_nothing) {
+        if yaml::says_nothing(text) {
             return Ok(Self::default());
         }
-        let mut options = serde_saphyr::Options::default();
-        options.duplicate_keys = DuplicateKeyPolicy::Error;
-        options.merge_keys = MergeKeyPolicy::Error;
-        options.with_snippet = false;
-        if let Some(budget) = options.budget.as_mut() {
-            budget.max_anchors = 0;
-            budget.max_aliases = 0;
-            budget.max_documents = 1;
-        }
-        let file: File =
-            serde_saphyr::from_str_with_options(text, options).map_err(|error| PolicyError {
-                line: error.location().map(|place| place.line()),
-                message: error.to_string(),
-            })?;
+        let file: File = yaml::read(text).map_err(|error| PolicyError {
+            line: error.location().map(|place| place.line()),
+            message: error.to_string(),
+        })?;
         if file.tests.len() > EXAMPLES_MAX {
             return Err(PolicyError::new(format!(
                 "tests: {} are more than the limit of {EXAMPLES_MAX}",

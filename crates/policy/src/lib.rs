@@ -20,6 +20,7 @@ mod request;
 mod rules;
 mod scan;
 mod schema;
+pub mod yaml;
 
 pub use cache::Decided;
 pub use decide::{Cap, Decision, Obligations, Outcome};

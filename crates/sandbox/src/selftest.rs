@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -45,11 +46,11 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
         .filter(|probe| probe.quick && (!probe.needs_python() || walls.runtime.has_python()))
         .collect();
     for batch in quick.chunks(PROBES_AT_ONCE) {
-        let mut tries: Vec<_> = batch
+        let tries: Vec<_> = batch
             .iter()
             .map(|probe| Box::pin(attempt(walls, &room, probe, &setting)))
             .collect();
-        for (probe, tried) in batch.iter().zip(together(&mut tries).await) {
+        for (probe, tried) in batch.iter().zip(join_all(tries).await) {
             match tried? {
                 Verdict::Held => {}
                 Verdict::Escaped(how) => {
@@ -97,27 +98,6 @@ async fn attempt(
 fn probe_user() -> Result<OsUser, SandboxError> {
     let user = OsUser::numbered(PROBE_USER);
     user.ok_or_else(|| SandboxError::System("there is no user for probes".to_owned()))
-}
-
-/// Waits for all of a few futures, which run at the same time.
-async fn together<F: Future + Unpin>(futures: &mut [F]) -> Vec<F::Output> {
-    let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, slot) in futures.iter_mut().zip(done.iter_mut()) {
-            if slot.is_none()
-                && let std::task::Poll::Ready(output) = std::pin::Pin::new(future).poll(context)
-            {
-                *slot = Some(output);
-            }
-        }
-        if done.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }
 
 /// Workspaces of the self-test, removed with the value.

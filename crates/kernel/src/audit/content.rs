@@ -403,23 +403,16 @@ impl Trail {
     /// # Errors
     /// When the journal cannot be written: nothing is to be shown then.
     pub async fn reads_content(&self, admission: &Admission, of: u64) -> Result<(), KernelError> {
-        let token = admission.entry();
-        let settings = admission.settings();
         let time = self.kernel.now().to_string();
-        let seq = self.kernel.record_event(&token.resident, |seq| Entry {
+        let resident = admission.tenant().resident();
+        let seq = self.kernel.record_event(resident, |seq| Entry {
             action: "read_content",
-            config: Some(&settings.config_hash),
             decision: "allow",
             detail: [("entry", of.to_string())].into(),
-            person: admission.person(),
-            policy_version: Some(settings.policy_version()),
             request_id: Some(self.request.as_str()),
-            role: Some(token.role.as_str()),
             seq,
-            tenant: token.resident.id.as_str(),
             time,
-            token: Some(token.name.as_str()),
-            ..Entry::default()
+            ..Entry::of(admission)
         })?;
         self.kernel.durable(seq).await
     }

@@ -43,21 +43,9 @@ const TYPE_INTO: &str = "tell(call(16, 29, 0, 0x5412, b\"x\"), \"EPERM\")";
 const TYPE_INTO_WIDE: &str = "tell(call(16, 29, 0, 0x5412 | 1 << 32, b\"x\"), \"EPERM\")";
 const CONSOLE: &str = "tell(call(16, 29, 0, 0x541C, b\"x\"), \"EPERM\")";
 const MEMORY_FILE: &str = "tell(call(319, 279, b\"probe\", 0), \"EPERM\")";
-const SHARED_MEMORY: &str = r#"
-made = call(29, 194, 0, 4096, 0o1600)
-if made >= 0:
-    call(31, 195, made, 0, 0)
-tell(made, "EPERM")"#;
-const MESSAGES: &str = r#"
-made = call(68, 186, 0, 0o1600)
-if made >= 0:
-    call(71, 187, made, 0, 0)
-tell(made, "EPERM")"#;
-const SEMAPHORES: &str = r#"
-made = call(64, 190, 0, 1, 0o1600)
-if made >= 0:
-    call(66, 191, made, 0, 0)
-tell(made, "EPERM")"#;
+const SHARED_MEMORY: &str = "keeps(call(29, 194, 0, 4096, 0o1600), 31, 195, 0, 0)";
+const MESSAGES: &str = "keeps(call(68, 186, 0, 0o1600), 71, 187, 0, 0)";
+const SEMAPHORES: &str = "keeps(call(64, 190, 0, 1, 0o1600), 66, 191, 0, 0)";
 const NAMED_QUEUE: &str = r#"
 made = call(240, 180, b"partywall-probe", 0o102, 0o600, 0)
 if made >= 0:

@@ -17,6 +17,12 @@ def tell(answer, refused):
     print("held:" if name in refused.split() else "ESCAPED:", name, flush=True)
 
 
+def keeps(made, x86, arm, *rest):
+    if made >= 0:
+        call(x86, arm, made, *rest)
+    tell(made, "EPERM")
+
+
 def attempt(work, refused):
     try:
         work()

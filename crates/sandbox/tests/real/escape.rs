@@ -7,10 +7,11 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use futures_util::future::join_all;
 use sandbox::probe::{self, Outside, Probe, Setting, Verdict};
 use sandbox::{End, Limit, Mechanism, UidWall};
 
-use crate::support::{again_as_ordinary, bench, grant, is_root, is_second_pass, join_all, shell};
+use crate::support::{again_as_ordinary, bench, grant, is_root, is_second_pass, shell};
 
 /// Attempts at the same time.
 const AT_ONCE: usize = 6;
@@ -66,7 +67,7 @@ async fn no_probe_escapes() {
             let grant = grant(&bench.workspace(probe.name), probe.ceilings());
             Box::pin(bench.sandbox.run(grant, probe.program(&world.setting)))
         });
-        for (probe, outcome) in batch.iter().zip(join_all(tries.collect()).await) {
+        for (probe, outcome) in batch.iter().zip(join_all(tries).await) {
             match outcome.map(|outcome| probe.judge(&outcome)) {
                 Ok(Verdict::Held) => held += 1,
                 other => failed.push(format!("{}: {other:?}", probe.name)),

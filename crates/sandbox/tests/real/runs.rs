@@ -4,14 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use sandbox::{
     Ceiling, Ceilings, ChangeKind, End, FileKind, Floor, Grant, Isolation, OsUser, Program,
     SandboxError,
 };
 
-use crate::support::{
-    again_as_ordinary, bench, grant, is_root, join_all, processes_with, shell, until,
-};
+use crate::support::{again_as_ordinary, bench, grant, is_root, processes_with, shell, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_tells_output_code_and_changes() {

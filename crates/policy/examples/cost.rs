@@ -1,4 +1,4 @@
-//! What a decision costs: `cargo test -p policy --release --test cost -- --ignored --nocapture`. It prints and judges nothing.
+//! Prints what a decision costs: `cargo run -p policy --release --example cost`.
 
 #![expect(
     clippy::print_stdout,
@@ -39,9 +39,7 @@ fn micros(times: u32, mut work: impl FnMut()) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(times)
 }
 
-#[test]
-#[ignore = "prints figures and judges nothing"]
-fn decisions() {
+fn main() {
     let now = Timestamp::from_unix_ms(1_790_000_000_000);
     let request = Request {
         principal: Principal {
