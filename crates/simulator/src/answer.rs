@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Format, Thinking, Tool, ToolChoice, Wire, tokens};
 use crate::directive::{Directives, Fault};
+use crate::fence;
 use crate::schema::{instance, places};
 
 /// Everything that the model says.
@@ -27,7 +28,7 @@ pub(crate) struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ToolCall {
     pub(crate) name: String,
-    /// JSON text.
+    /// JSON text, or what a script says.
     pub(crate) arguments: String,
 }
 
@@ -181,7 +182,7 @@ fn think(call: &Call, orders: &Directives, limit: u64) -> (Pieces, u64) {
 
 fn choice(call: &Call, orders: &Directives, index: u64, limit: u64) -> Choice {
     let room = usize::try_from(limit).unwrap_or(usize::MAX);
-    let tool_calls = tool_calls(call);
+    let tool_calls = call.scripted.clone().unwrap_or_else(|| tool_calls(call));
     if !tool_calls.is_empty() {
         return calling(call, tool_calls, limit);
     }
@@ -214,14 +215,18 @@ fn choice(call: &Call, orders: &Directives, index: u64, limit: u64) -> Choice {
     }
 }
 
-/// A tool-calling choice; calls that do not fit the token limit are left out, as a cut call is no use to anyone.
+/// A tool-calling choice; calls that do not fit the token limit are left out, as a cut call is no use to anyone. A
+/// script is followed all the same, and the words before its calls give way.
 fn calling(call: &Call, tool_calls: Vec<ToolCall>, limit: u64) -> Choice {
     let mut pieces = match call.wire {
         Wire::OpenAi => Pieces::default(),
         Wire::Anthropic => Pieces::of("This is a simulated answer that calls tools.".to_owned()),
     };
-    let needed: u64 = pieces.len() as u64 + tool_calls.iter().map(ToolCall::tokens).sum::<u64>();
-    if needed <= limit {
+    let needed: u64 = tool_calls.iter().map(ToolCall::tokens).sum();
+    if call.scripted.is_some() {
+        pieces.shorten(usize::try_from(limit.saturating_sub(needed)).unwrap_or(usize::MAX));
+    }
+    if call.scripted.is_some() || pieces.len() as u64 + needed <= limit {
         return Choice {
             text: Arc::new(pieces),
             tool_calls,
@@ -240,6 +245,24 @@ fn tool_calls(call: &Call) -> Vec<ToolCall> {
     if !call.tool_results.is_empty() {
         return Vec::new();
     }
+    let mut calls = match &call.tool_choice {
+        ToolChoice::None => Vec::new(),
+        _ => fence::calls(call),
+    };
+    if let ToolChoice::Named(name) = &call.tool_choice {
+        calls.retain(|fenced| fenced.name == *name);
+    }
+    if calls.is_empty() {
+        calls = fitting_calls(call);
+    }
+    if !call.parallel {
+        calls.truncate(1);
+    }
+    calls
+}
+
+/// Calls of the tools that the message speaks of or that the request demands.
+fn fitting_calls(call: &Call) -> Vec<ToolCall> {
     let mut wanted: Vec<&Tool> = match &call.tool_choice {
         ToolChoice::None => Vec::new(),
         ToolChoice::Named(name) => call
@@ -275,9 +298,6 @@ fn tool_calls(call: &Call) -> Vec<ToolCall> {
                 arguments,
             });
         }
-    }
-    if !call.parallel {
-        calls.truncate(1);
     }
     calls
 }

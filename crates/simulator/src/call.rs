@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::answer::ToolCall;
 use crate::models::Model;
 
 /// The wire a request came in on.
@@ -21,8 +22,12 @@ pub(crate) struct Call {
     /// Text of the last user message that has any, orders taken out.
     pub(crate) question: String,
     pub(crate) images: usize,
-    /// Results of tools that came after the question.
+    /// Results of the last round of tools, where it came after the question.
     pub(crate) tool_results: Vec<String>,
+    /// Calls that a script has the model make now, none for a text; `None` leaves it to the model.
+    pub(crate) scripted: Option<Vec<ToolCall>>,
+    /// Names the prompt apart from others.
+    pub(crate) fingerprint: u64,
     pub(crate) tools: Vec<Tool>,
     pub(crate) tool_choice: ToolChoice,
     pub(crate) parallel: bool,
@@ -82,6 +87,17 @@ pub(crate) struct BadRequest {
     pub(crate) message: String,
     pub(crate) param: Option<String>,
     pub(crate) code: Option<&'static str>,
+}
+
+impl Call {
+    /// What ids of tool calls are made of: the answer's id, or for a script the prompt, so that a
+    /// round that is asked for again has the ids it had.
+    pub(crate) fn ids(&self, answer: &str) -> String {
+        match self.scripted {
+            Some(_) => format!("{:016x}", self.fingerprint),
+            None => answer.rsplit(['-', '_']).next().unwrap_or("0").to_owned(),
+        }
+    }
 }
 
 impl BadRequest {

@@ -1,6 +1,8 @@
-//! Orders to be slow or faulty, written as `[[sim: ...]]` in the model name or the last user message.
+//! Orders to be slow or faulty or to call tools, written as `[[sim: ...]]` in the model name or the last user message.
 
 use std::time::Duration;
+
+use crate::script::Rounds;
 
 /// What the caller ordered. Orders in the model name and in the message add up.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,6 +28,8 @@ pub(crate) struct Directives {
     pub(crate) times: Option<u32>,
     /// The faults hit only this model: how a fallback is tested with one message.
     pub(crate) on: Option<String>,
+    /// Tool calls to make, whatever the model would do.
+    pub(crate) script: Option<Rounds>,
 }
 
 /// One way to misbehave. Positions count pieces of content already sent.
@@ -106,6 +110,8 @@ pub(crate) enum OddUsage {
 const CHUNKS_MAX: usize = 2_000_000;
 /// Most bytes of one ordered piece or line.
 const LINE_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Characters of an order that a refusal repeats.
+const QUOTE_CHARS: usize = 120;
 /// Default of `long_line`: above any sane event bound.
 const LONG_LINE_BYTES: usize = 2 * 1024 * 1024;
 
@@ -116,21 +122,26 @@ const LONG_LINE_BYTES: usize = 2 * 1024 * 1024;
 pub(crate) fn take(text: &str, into: &mut Directives) -> Result<String, String> {
     let mut rest = text;
     let mut left = String::with_capacity(text.len());
-    while let Some(start) = rest.find("[[sim:") {
-        let Some(length) = rest[start..].find("]]") else {
-            break;
-        };
-        left.push_str(&rest[..start]);
-        let orders = &rest[start + "[[sim:".len()..start + length];
+    while let Some((before, orders, after)) = split(rest) {
+        left.push_str(before);
         into.written.push_str(orders);
         for order in orders.split_whitespace() {
-            apply(order, into)
-                .ok_or_else(|| format!("the simulator does not know the order '{order}'"))?;
+            apply(order, into).ok_or_else(|| {
+                let shown: String = order.chars().take(QUOTE_CHARS).collect();
+                format!("the simulator does not know the order '{shown}'")
+            })?;
         }
-        rest = &rest[start + length + 2..];
+        rest = after;
     }
     left.push_str(rest);
     Ok(left.trim().to_owned())
+}
+
+/// The text before the first orders, those orders, and the text after them.
+pub(crate) fn split(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once("[[sim:")?;
+    let (orders, after) = rest.split_once("]]")?;
+    Some((before, orders, after))
 }
 
 impl Directives {
@@ -177,6 +188,7 @@ fn apply(order: &str, into: &mut Directives) -> Option<()> {
         "usage" => into.odd_usage = Some(odd_usage(value)?),
         "times" => into.times = Some(value.parse().ok()?),
         "on" => into.on = Some(value.to_owned()),
+        "script" => into.script = Some(Rounds::decode(value)?),
         "tag" => {}
         "fault" => into.faults.push(fault(value)?),
         _ => return None,

@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::{Options, Simulator, Watch};
 
+mod script;
+
 /// A simulator that serves until the test ends, and what a client got.
 struct Fixture {
     addr: SocketAddr,

@@ -14,6 +14,7 @@ use crate::call::{
 use crate::directive::{Directives, OddUsage};
 use crate::frame::{Frame, Part};
 use crate::models::Model;
+use crate::script::{self, Progress};
 
 /// Tokens that one image costs, whatever its size.
 const IMAGE_TOKENS: u64 = 85;
@@ -44,6 +45,8 @@ pub(crate) fn read(
         question: String::new(),
         images: 0,
         tool_results: Vec::new(),
+        scripted: None,
+        fingerprint: 0,
         tools: tools(body)?,
         tool_choice: tool_choice(&body["tool_choice"]),
         parallel: !body["tool_choice"]["disable_parallel_tool_use"]
@@ -72,14 +75,17 @@ pub(crate) fn reply(answer: &Answer, call: &Call, orders: &Directives, id: &str)
             json!({"type": "thinking", "thinking": thinking, "signature": signature(thinking)}),
         );
     }
+    let ids = call.ids(id);
     let choice = answer.choices.first();
     if let Some(choice) = choice {
         if choice.text.len() > 0 {
             content.push(json!({"type": "text", "text": choice.text.text()}));
         }
         for (index, tool) in choice.tool_calls.iter().enumerate() {
-            let input: Value = serde_json::from_str(&tool.arguments).unwrap_or_else(|_| json!({}));
-            content.push(json!({"type": "tool_use", "id": tool_id(id, index), "name": tool.name, "input": input}));
+            // A model that writes no JSON: there is no other place for its words.
+            let input: Value =
+                serde_json::from_str(&tool.arguments).unwrap_or_else(|_| json!(tool.arguments));
+            content.push(json!({"type": "tool_use", "id": tool_id(&ids, index), "name": tool.name, "input": input}));
         }
     }
     let (reason, sequence) = stop_reason(choice);
@@ -146,11 +152,11 @@ pub(crate) fn frames(
         );
         block(shift, &json!({"type": "text", "text": ""}), pieces)
     });
-    let id = id.to_owned();
+    let ids = call.ids(id);
     let calls = choice.map(|choice| choice.tool_calls).unwrap_or_default();
     let called = calls.into_iter().enumerate().flat_map(move |(n, tool)| {
         let opening =
-            json!({"type": "tool_use", "id": tool_id(&id, n), "name": tool.name, "input": {}});
+            json!({"type": "tool_use", "id": tool_id(&ids, n), "name": tool.name, "input": {}});
         let arguments = Arc::new(Pieces::of(tool.arguments));
         let pieces = deltas(
             tools_from + n,
@@ -276,8 +282,8 @@ fn stop_reason(choice: Option<&Choice>) -> (&'static str, Option<&str>) {
     }
 }
 
-fn tool_id(id: &str, index: usize) -> String {
-    format!("toolu_sim_{}_{index}", id.rsplit('_').next().unwrap_or("0"))
+fn tool_id(ids: &str, index: usize) -> String {
+    format!("toolu_sim_{ids}_{index}")
 }
 
 /// What the real provider would sign: it comes back with the block and is checked.
@@ -294,6 +300,7 @@ fn conversation(
     orders: &mut Directives,
 ) -> Result<(), BadRequest> {
     let mut open_calls: Vec<&str> = Vec::new();
+    let mut progress = Progress::default();
     for (index, message) in messages.iter().enumerate() {
         let blocks = message["content"].as_array().map_or(&[][..], Vec::as_slice);
         let of_kind = |kind: &'static str| blocks.iter().filter(move |block| block["type"] == kind);
@@ -317,8 +324,9 @@ fn conversation(
                 }
                 call.images += of_kind("image").count();
                 let text = text_of(&message["content"]);
-                if answered == 0 {
+                if answered == 0 || script::carries(&text) {
                     call.tool_results.clear();
+                    progress.said(&text);
                     call.question = text;
                 }
             }
@@ -326,6 +334,10 @@ fn conversation(
                 open_calls = of_kind("tool_use")
                     .filter_map(|block| block["id"].as_str())
                     .collect();
+                if !open_calls.is_empty() {
+                    call.tool_results.clear();
+                    progress.called();
+                }
                 for (at, block) in of_kind("thinking").enumerate() {
                     let thinking = block["thinking"].as_str().unwrap_or_default();
                     if block["signature"] != signature(thinking).as_str() {
@@ -346,6 +358,7 @@ fn conversation(
         return Err(unanswered(messages.len(), &open_calls));
     }
     call.question = crate::directive::take(&call.question, orders).map_err(BadRequest::new)?;
+    call.scripted = progress.due(orders).map_err(BadRequest::new)?;
     Ok(())
 }
 
@@ -395,6 +408,7 @@ fn cacheable(body: &Value, messages: &[Value], call: &mut Call) {
             });
         }
     }
+    call.fingerprint = seen;
 }
 
 fn tools(body: &Value) -> Result<Vec<Tool>, BadRequest> {

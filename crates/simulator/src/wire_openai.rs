@@ -12,6 +12,7 @@ use crate::call::{
 use crate::directive::{Directives, OddUsage};
 use crate::frame::{Frame, Part};
 use crate::models::{Kind, Model};
+use crate::script::Progress;
 
 /// Creation time on every answer: a simulator has no need of a clock.
 pub(crate) const CREATED_S: i64 = 1_793_491_200;
@@ -49,6 +50,8 @@ pub(crate) fn read(
         question: String::new(),
         images: 0,
         tool_results: Vec::new(),
+        scripted: None,
+        fingerprint: 0,
         tools: tools(body)?,
         tool_choice: tool_choice(&body["tool_choice"]),
         parallel: body["parallel_tool_calls"].as_bool().unwrap_or(true),
@@ -67,6 +70,7 @@ pub(crate) fn read(
 
 /// The whole answer as one JSON text.
 pub(crate) fn reply(answer: &Answer, call: &Call, orders: &Directives, id: &str) -> Value {
+    let ids = call.ids(id);
     let choices: Vec<Value> = answer
         .choices
         .iter()
@@ -79,7 +83,7 @@ pub(crate) fn reply(answer: &Answer, call: &Call, orders: &Directives, id: &str)
                 "annotations": [],
             });
             if !choice.tool_calls.is_empty() {
-                let calls = choice.tool_calls.iter().enumerate().map(|(n, tool)| tool_call(tool, id, index, n));
+                let calls = choice.tool_calls.iter().enumerate().map(|(n, tool)| tool_call(tool, &ids, index, n));
                 message["tool_calls"] = calls.collect();
             }
             let logprobs = call.logprobs.map(|top| {
@@ -113,6 +117,7 @@ pub(crate) fn frames(
 ) -> impl Iterator<Item = Frame> + Send + use<> {
     let shape = Arc::new(Shape {
         id: id.to_owned(),
+        ids: call.ids(id),
         model: call.model.name,
         include_usage: call.include_usage,
         logprobs: call.logprobs,
@@ -186,6 +191,8 @@ pub(crate) fn usage(tokens: &Tokens, odd: Option<OddUsage>) -> Option<Value> {
 
 struct Shape {
     id: String,
+    /// What ids of tool calls are made of.
+    ids: String,
     model: &'static str,
     include_usage: bool,
     logprobs: Option<usize>,
@@ -262,7 +269,7 @@ fn choice_frames(
     let for_tools = Arc::clone(shape);
     let tools = choice.tool_calls.into_iter().enumerate().flat_map(move |(n, tool)| {
         let arguments = Pieces::of(tool.arguments.clone());
-        let mut head = tool_call(&ToolCall { arguments: String::new(), ..tool }, &for_tools.id, index, n);
+        let mut head = tool_call(&ToolCall { arguments: String::new(), ..tool }, &for_tools.ids, index, n);
         head["index"] = json!(n);
         let mut frames = vec![for_tools.delta(Part::Open, index, &json!({"tool_calls": [head]}), None)];
         for k in 0..arguments.len() {
@@ -285,10 +292,9 @@ fn content(choice: &Choice) -> Value {
     }
 }
 
-fn tool_call(tool: &ToolCall, id: &str, choice: usize, index: usize) -> Value {
-    let tail = id.rsplit('-').next().unwrap_or("0");
+fn tool_call(tool: &ToolCall, ids: &str, choice: usize, index: usize) -> Value {
     json!({
-        "id": format!("call_sim_{tail}_{choice}_{index}"),
+        "id": format!("call_sim_{ids}_{choice}_{index}"),
         "type": "function",
         "function": {"name": tool.name, "arguments": tool.arguments},
     })
@@ -319,6 +325,7 @@ fn conversation(
     orders: &mut Directives,
 ) -> Result<(), BadRequest> {
     let mut open_calls: Vec<&str> = Vec::new();
+    let mut progress = Progress::default();
     let mut seen = digest(0, call.model.name.as_bytes());
     for (index, message) in messages.iter().enumerate() {
         if index + 1 == messages.len() && call.input_tokens >= CACHED_PROMPT_TOKENS {
@@ -342,6 +349,7 @@ fn conversation(
                 call.images += images;
                 call.input_tokens += images as u64 * IMAGE_TOKENS;
                 call.tool_results.clear();
+                progress.said(&text);
                 call.question = text;
             }
             "tool" => {
@@ -363,6 +371,10 @@ fn conversation(
                     .flatten()
                     .filter_map(id_of)
                     .collect();
+                if !open_calls.is_empty() {
+                    call.tool_results.clear();
+                    progress.called();
+                }
             }
             "system" | "developer" | "function" => {}
             other => {
@@ -374,7 +386,9 @@ fn conversation(
     if !open_calls.is_empty() {
         return Err(unanswered(&open_calls));
     }
+    call.fingerprint = seen;
     call.question = crate::directive::take(&call.question, orders).map_err(BadRequest::new)?;
+    call.scripted = progress.due(orders).map_err(BadRequest::new)?;
     Ok(())
 }
 
