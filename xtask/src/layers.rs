@@ -20,7 +20,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("kernel", &["base", "vault", "store", "policy"]),
     ("sandbox", &["base", "sys"]),
     ("gateway", &["base", "llm", "policy", "kernel"]),
-    ("agent", &["base", "llm", "kernel", "gateway", "sandbox"]),
+    (
+        "agent",
+        &["base", "llm", "policy", "kernel", "sandbox", "gateway"],
+    ),
     ("edge", &["base", "kernel", "agent"]),
     (
         "server",
@@ -81,6 +84,7 @@ const POWERS: &[(&str, &[&str])] = &[
             "kernel",
             "sandbox",
             "gateway",
+            "agent",
             "server",
             "simulator",
             "partywall",

@@ -12,7 +12,7 @@ use llm::Dialect;
 
 use crate::Gateway;
 pub use crate::decode::leave_unread;
-use crate::identify::{self, Presented};
+use crate::identify;
 use crate::policy;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
@@ -89,7 +89,7 @@ pub async fn admit_call(
     action: &'static str,
     roles: &'static [Role],
 ) -> Result<Admission, Refusal> {
-    let admission = admit_caller(gw, trail, caller, purpose).await?;
+    let admission = admit(gw, trail, caller, purpose).await?;
     let refusal = match roles.contains(&admission.role()) {
         true => policy::of_action(&admission, action),
         false => Some(Refusal::Forbidden {
@@ -104,17 +104,10 @@ pub async fn admit_call(
 }
 
 /// Verifies a credential: the only door to a tenant's state.
-pub(crate) async fn admit(
-    gw: &Gateway,
-    trail: &Trail,
-    presented: &Presented<'_>,
-    purpose: Purpose,
-) -> Result<Admission, Refusal> {
-    let caller = Caller::from_token(presented.expose_str());
-    admit_caller(gw, trail, caller, purpose).await
-}
-
-async fn admit_caller(
+///
+/// # Errors
+/// Why it is refused.
+pub async fn admit(
     gw: &Gateway,
     trail: &Trail,
     caller: Caller,

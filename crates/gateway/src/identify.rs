@@ -3,6 +3,9 @@
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{HeaderValue, Uri};
 
+use kernel::Caller;
+
+use crate::pipeline::Inbound;
 use crate::refusal::Refusal;
 
 /// A credential as presented. Shown to nobody: it has no text form but [`Presented::expose_str`].
@@ -13,6 +16,18 @@ impl<'a> Presented<'a> {
     #[must_use]
     pub fn expose_str(&self) -> &'a str {
         self.0
+    }
+}
+
+/// Who calls: whom this process itself speaks for, or whoever the headers name.
+///
+/// # Errors
+/// As [`presented`].
+pub(crate) fn caller<B>(inbound: &mut Inbound<B>) -> Result<Caller, Refusal> {
+    match inbound.caller.take() {
+        Some(caller) => Ok(caller),
+        None => presented(&inbound.headers, &inbound.uri)
+            .map(|presented| Caller::from_token(presented.expose_str())),
     }
 }
 

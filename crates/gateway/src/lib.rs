@@ -2,6 +2,7 @@
 //!
 //! Read [`pipeline`] first: it is the life of a call, top to bottom.
 
+pub mod agents;
 pub mod cache;
 pub mod catalog;
 pub mod checkpoint;
@@ -86,6 +87,8 @@ pub struct Gateway {
     heavy: Heavy,
     /// A place per answer that is read on without a client.
     drains: Arc<Room>,
+    /// Who answers calls of agents.
+    agents: agents::Place,
 }
 
 /// What is swapped whole when the configuration is reloaded.
@@ -129,6 +132,7 @@ impl Gateway {
             bodies: Room::new(Good::BodyBytes, BODY_ROOM.max(body_limit.saturating_mul(4))),
             heavy: Heavy::new(),
             drains: Room::new(Good::Drains, DRAINS_MAX),
+            agents: agents::Place::default(),
         })
     }
 

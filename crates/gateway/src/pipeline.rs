@@ -6,19 +6,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Response, Uri};
 use http_body::Body;
-use kernel::{Admission, Purpose, Trail};
+use kernel::{Admission, Caller, Purpose, Trail};
 use llm::Operation;
 
+use crate::agents::Asked;
 use crate::quota::Hold;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
 use crate::send::{self, Queued, Stop};
-use crate::{Gateway, answer, cache, decode, door, drain, identify, inspect, policy, quota, trace};
+use crate::{
+    Gateway, agents, answer, cache, decode, door, drain, identify, inspect, policy, quota, trace,
+};
 
 /// A call as it came in, its body not yet read.
 pub struct Inbound<B> {
     /// What the matched route asks for.
     pub operation: Operation,
+    /// Who calls, of a call that begins in this process; without it the headers say it.
+    pub caller: Option<Caller>,
     /// The request's headers.
     pub headers: HeaderMap,
     /// The request's target.
@@ -59,9 +64,9 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     // stage: identify
-    let presented = identify::presented(&inbound.headers, &inbound.uri)?;
+    let caller = identify::caller(inbound)?;
     // stage: admit
-    let admission = door::admit(gw, trail, &presented, Purpose::Act).await?;
+    let admission = door::admit(gw, trail, caller, Purpose::Act).await?;
     let completed = tokio::select! {
         biased;
         // Frozen, suspended, revoked, rotated or deleted meanwhile: whatever was under way is dropped, and so settled.
@@ -93,6 +98,11 @@ where
     let place = gw.enter(&admission).await?;
     let call = decode::call(gw, &admission, place, operation, headers, body).await?;
     trail.asked(call.model());
+    // stage: hand over
+    let call = match agents::asked(call) {
+        Asked::Model(call) => call,
+        Asked::Agent(ask) => return Ok(agents::answer(gw, trail, admission, ask).await?),
+    };
     // stage: authorize
     let permit = policy::authorize(gw.catalog(), admission, call)?;
     // stage: inspect

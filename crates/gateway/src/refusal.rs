@@ -122,6 +122,11 @@ pub enum Refusal {
     UpstreamTimeout,
     /// The provider's answer broke or was not understood; it may have worked.
     UpstreamMalformed,
+    /// The agent's run ended without an answer. What it did is done: the same call would do it again.
+    RunFailed {
+        /// A stable code.
+        why: String,
+    },
     /// No such route or object, or one of another tenant.
     NotFound,
     /// What is asked for was erased for good.

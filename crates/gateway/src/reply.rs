@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use kernel::digest::Sha256;
 use kernel::{Authority, KernelError, OpenAttempt, Outcome, Settlement};
 use llm::{Dialect, ReplyStream};
+use tokio::sync::mpsc;
 
 use crate::Gateway;
 use crate::catalog::HangUp;
@@ -30,6 +31,8 @@ pub enum ReplyBody {
     Whole(Option<Bytes>),
     /// A provider's stream.
     Stream(Box<StreamReply>),
+    /// What somebody above this crate says piece by piece; whatever it rests on is settled and recorded by then.
+    Told(mpsc::Receiver<Result<Bytes, BodyError>>),
 }
 
 /// The stream broke: the connection is closed without a proper end.
@@ -61,7 +64,7 @@ impl ReplyBody {
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
         match self {
-            Self::Whole(_) => None,
+            Self::Whole(_) | Self::Told(_) => None,
             Self::Stream(stream) => Some(&stream.authority),
         }
     }
@@ -80,6 +83,9 @@ impl Body for ReplyBody {
             Self::Stream(stream) => stream
                 .poll_bytes(cx)
                 .map(|next| next.map(|bytes| bytes.map(Frame::data))),
+            Self::Told(pieces) => pieces
+                .poll_recv(cx)
+                .map(|next| next.map(|bytes| bytes.map(Frame::data))),
         }
     }
 
@@ -92,7 +98,7 @@ impl Body for ReplyBody {
             Self::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Told(_) => SizeHint::default(),
         }
     }
 }

@@ -336,6 +336,43 @@ impl Trail {
     }
 }
 
+/// Something done, or about to be, in a tenant: what the audit entry says of it.
+#[derive(Clone, Debug, Default)]
+pub struct Deed<'a> {
+    /// What: `invoke_tool`, `run.cancel`, …
+    pub action: &'a str,
+    /// The rules that allowed it.
+    pub rule: Option<&'a str>,
+    /// How it ended, of what is over.
+    pub outcome: Option<&'a str>,
+    /// Facts that stand for themselves. No text of a person: that is content.
+    pub detail: BTreeMap<&'static str, String>,
+}
+
+impl Trail {
+    /// Records what an admitted caller does; returns when it is durable.
+    ///
+    /// # Errors
+    /// When the journal cannot be written: then it must not be done.
+    pub async fn record(&self, admission: &Admission, deed: Deed<'_>) -> Result<(), KernelError> {
+        let token = admission.entry();
+        let time = self.kernel.now().to_string();
+        let seq = self.kernel.record_event(&token.resident, |seq| Entry {
+            action: deed.action,
+            decision: "allow",
+            detail: deed.detail,
+            outcome: deed.outcome,
+            request_id: Some(self.request.as_str()),
+            rule: deed.rule,
+            seq,
+            time,
+            trace_id: self.trace.as_ref().map(TraceId::as_str),
+            ..Entry::of(admission)
+        })?;
+        self.kernel.durable(seq).await
+    }
+}
+
 /// Whether this refusal gets its own entry, and how many of an earlier second are to be recorded as counted.
 fn storm(token: &TokenEntry, now: Timestamp) -> (bool, u32) {
     let mut storm = token

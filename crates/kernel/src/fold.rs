@@ -230,8 +230,8 @@ pub(crate) fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreE
         "INSERT INTO ledger (sent_seq, request_id, attempt, person, token, model, provider, provider_model,
             input, cache_read, cache_write, cache_write_1h, audio_in, image_in, output, reasoning, audio_out, server_tool_calls,
             cost_pico, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms,
-            charged_tokens, requests)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28)
+            charged_tokens, requests, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)
          ON CONFLICT (sent_seq) DO NOTHING",
         params![
             signed(row.sent_seq),
@@ -261,7 +261,8 @@ pub(crate) fn insert_row(tx: &mut WriteTx<'_>, row: &Row) -> Result<bool, StoreE
             row.started_ms,
             row.finished_ms,
             signed(row.charged_tokens),
-            signed(row.requests)
+            signed(row.requests),
+            row.trace
         ],
     )?;
     Ok(inserted == 1)
@@ -333,6 +334,7 @@ pub(crate) fn counted_rows(tx: &ReadTx<'_>, after: i64) -> Result<Vec<Row>, Stor
             outcome: String::new(),
             started_ms: row.get(18)?,
             finished_ms: 0,
+            trace: None,
         })
     })
 }

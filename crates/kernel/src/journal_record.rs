@@ -16,7 +16,7 @@ use crate::quota::{Demand, PartyKind};
 
 /// The form of every payload that this program writes and reads. Postcard's encoding names no fields: a change of [`Sent`], of
 /// [`Row`] or of what stands around them is a new version.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// An attempt at the moment it is sent: enough to charge it at its hold if nothing more is ever heard of it.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -68,6 +68,7 @@ pub(crate) struct Row {
     pub(crate) outcome: String,
     pub(crate) started_ms: i64,
     pub(crate) finished_ms: i64,
+    pub(crate) trace: Option<String>,
 }
 
 /// The buckets of [`Usage`] on disk.
@@ -160,6 +161,7 @@ impl Row {
             outcome: "unknown".to_owned(),
             started_ms: sent.started_ms,
             finished_ms: finished.unix_ms(),
+            trace: sent.trace_id.clone(),
         }
     }
 }

@@ -47,13 +47,14 @@ mod policies;
 mod recover;
 mod registry;
 mod resident;
+mod run_waits;
 mod schema;
 mod scrub;
 mod secrets;
 
 pub use administer::Administrator;
 pub use audit::standing::QuotaRefusal;
-pub use audit::{Refusal as AuditedRefusal, Trail};
+pub use audit::{Deed, Refusal as AuditedRefusal, Trail};
 pub use clock::SystemClock;
 pub use disk::{DiskLimits, DiskState, Room};
 pub use error::KernelError;
@@ -68,6 +69,8 @@ pub use quota::{Demand, Exceeded, Limits, Reservation};
 pub use root::DataRoot;
 pub use secrets::SecretInfo;
 pub use settings::{Settings, Tier, Tiers};
+/// What statements and rows are made of.
+pub use store::sql;
 pub use store::{Crew, Ground, ReadTx, Stage, StoreError, Work, WriteTx};
 pub use sweep::Operator;
 pub use tenant::admit::{Admission, Authority, Caller, Refused};

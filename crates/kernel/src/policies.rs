@@ -406,6 +406,7 @@ pub fn setting_of(action: &str) -> Option<&'static str> {
         "policy.set" => Some("policy"),
         "secret.set" | "secret.delete" => Some("secrets"),
         "token.rotate" => Some("tokens"),
+        "agent.set" => Some("agents"),
         _ => None,
     }
 }

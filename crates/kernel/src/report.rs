@@ -45,6 +45,8 @@ pub struct LedgerRow {
     pub started: Timestamp,
     /// When it was settled.
     pub finished: Timestamp,
+    /// The trace that its caller named; of a run, the run's number.
+    pub trace: Option<String>,
 }
 
 /// One line of the daily report.
@@ -153,8 +155,8 @@ impl Tenant {
         self.read(move |tx| {
             let sql = "SELECT sent_seq, request_id, attempt, person, token, model, provider, provider_model,
                 input, cache_read, cache_write, cache_write_1h, audio_in, image_in, output, reasoning, audio_out, server_tool_calls,
-                cost_pico, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms
-                FROM ledger WHERE sent_seq > ?1 AND started_ms >= ?2 AND started_ms < ?3 ORDER BY sent_seq LIMIT ?4";
+                cost_pico, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms,
+                trace FROM ledger WHERE sent_seq > ?1 AND started_ms >= ?2 AND started_ms < ?3 ORDER BY sent_seq LIMIT ?4";
             tx.query(sql, params![after, from, to, i64::try_from(PAGE_MAX).unwrap_or(1_000)], PAGE_MAX, ledger_row)
         })
         .await
@@ -302,6 +304,7 @@ fn ledger_row(row: &store::sql::Row<'_>) -> Result<LedgerRow, StoreError> {
         outcome: row.get(23)?,
         started: Timestamp::from_unix_ms(row.get(24)?),
         finished: Timestamp::from_unix_ms(row.get(25)?),
+        trace: row.get(26)?,
     })
 }
 

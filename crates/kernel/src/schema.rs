@@ -79,6 +79,12 @@ pub(crate) static REGISTRY: Schema = Schema {
         -- The natural person that a token stands for.
         ALTER TABLE tokens ADD COLUMN person TEXT;
     ",
+        "
+        -- Tenants that have runs under way: they are taken up at start.
+        CREATE TABLE run_waits (
+            uid BLOB PRIMARY KEY REFERENCES tenants(uid) ON DELETE CASCADE
+        ) STRICT;
+    ",
     ],
 };
 
@@ -240,6 +246,97 @@ pub(crate) static TENANT: Schema = Schema {
             after INTEGER NOT NULL,
             in_force INTEGER NOT NULL
         ) STRICT;
+    ", "
+        -- Agents: each change is a version of its own.
+        CREATE TABLE agent (
+            number INTEGER PRIMARY KEY,
+            name TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            set_ms INTEGER NOT NULL,
+            UNIQUE (name, version)
+        ) STRICT;
+        -- Conversations. `begins` is the first run that is shown after a reset.
+        CREATE TABLE session (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            agent TEXT NOT NULL,
+            model TEXT NOT NULL,
+            channel TEXT NOT NULL,
+            title TEXT NOT NULL,
+            begins INTEGER NOT NULL,
+            created_ms INTEGER NOT NULL,
+            used_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX session_by_owner ON session(owner, used_ms);
+        -- Append-only; a run's messages follow those of the runs before it.
+        CREATE TABLE message (
+            number INTEGER PRIMARY KEY,
+            session INTEGER NOT NULL,
+            run INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            -- What its client sends it again by, and a digest of what it was.
+            client_key TEXT,
+            client_digest BLOB,
+            created_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE UNIQUE INDEX message_by_key ON message(session, client_key) WHERE client_key IS NOT NULL;
+        CREATE INDEX message_in_order ON message(session, run, number);
+        -- `caller` is what the credential is verified anew by at each step; it opens nothing without the registry.
+        CREATE TABLE run (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            session INTEGER NOT NULL,
+            agent_version INTEGER NOT NULL,
+            caller BLOB NOT NULL,
+            token TEXT NOT NULL,
+            state TEXT NOT NULL,
+            why TEXT,
+            steps INTEGER NOT NULL,
+            cost_pico INTEGER NOT NULL,
+            created_ms INTEGER NOT NULL,
+            started_ms INTEGER,
+            ended_ms INTEGER
+        ) STRICT;
+        CREATE INDEX run_in_order ON run(session, number);
+        CREATE INDEX run_open ON run(state) WHERE ended_ms IS NULL;
+        -- Calls of tools: an effect happens between `begun` and `ended`, once.
+        CREATE TABLE tool_call (
+            number INTEGER PRIMARY KEY,
+            run INTEGER NOT NULL,
+            step INTEGER NOT NULL,
+            id TEXT NOT NULL UNIQUE,
+            call TEXT NOT NULL,
+            tool TEXT NOT NULL,
+            arguments TEXT NOT NULL,
+            state TEXT NOT NULL,
+            approvers TEXT,
+            decided_by TEXT,
+            until_ms INTEGER,
+            begun_ms INTEGER,
+            ended_ms INTEGER
+        ) STRICT;
+        CREATE INDEX tool_call_in_order ON tool_call(run, number);
+        -- What somebody who watches a session is told, in order.
+        CREATE TABLE session_event (
+            number INTEGER PRIMARY KEY,
+            session INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            created_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX session_event_in_order ON session_event(session, number);
+        -- What stands in a prompt for all runs up to `upto`; the messages stay.
+        CREATE TABLE summary (
+            number INTEGER PRIMARY KEY,
+            session INTEGER NOT NULL,
+            upto INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            created_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX summary_in_order ON summary(session, number);
+        -- The trace that a row belongs to; of a run, its number.
+        ALTER TABLE ledger ADD COLUMN trace TEXT;
     "],
 };
 

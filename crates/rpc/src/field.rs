@@ -38,6 +38,13 @@ pub enum Kind {
         /// The largest.
         max: u64,
     },
+    /// A number, whole or not.
+    Number {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
     /// `true` or `false`.
     Flag,
     /// A day in UTC, `YYYY-MM-DD`.
@@ -46,11 +53,37 @@ pub enum Kind {
     Moment,
     /// A duration such as `10m`, or a moment.
     Until,
+    /// A list of texts.
+    Texts {
+        /// At most so many.
+        items: usize,
+        /// Bytes of each.
+        max: usize,
+    },
     /// A list of objects or texts; only in answers.
     List,
     /// An object that is described elsewhere; only in answers.
     Object,
 }
+
+/// An answer that is a list of something.
+macro_rules! list {
+    ($(#[doc = $doc:literal])+ $name:ident, $field:ident: $item:ty, $text:literal) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        pub struct $name {
+            #[doc = $text]
+            pub $field: Vec<$item>,
+        }
+
+        impl $crate::field::Described for $name {
+            const FIELDS: &'static [$crate::field::Field] =
+                &[$crate::field::Field::must(stringify!($field), $crate::field::Kind::List, $text)];
+        }
+    };
+}
+
+pub(crate) use list;
 
 /// An object that is described member by member.
 pub trait Described {
@@ -90,6 +123,14 @@ impl Field {
             Kind::Count { min, max } => {
                 json!({ "type": "integer", "minimum": min, "maximum": max })
             }
+            Kind::Number { min, max } => {
+                json!({ "type": "number", "minimum": min, "maximum": max })
+            }
+            Kind::Texts { items, max } => json!({
+                "type": "array",
+                "maxItems": items,
+                "items": { "type": "string", "maxLength": max },
+            }),
             Kind::Flag => json!({ "type": "boolean" }),
             Kind::Day => json!({ "type": "string", "format": "date" }),
             Kind::Moment => json!({ "type": "string", "format": "date-time" }),
@@ -122,6 +163,10 @@ impl Field {
                 }
                 return Ok(());
             }
+            Kind::Number { min, max } => return number(raw, min, max).map_err(|what| wrong(&what)),
+            Kind::Texts { items, max } => {
+                return texts(raw, items, max).map_err(|(what, limit)| wrong(&what).limit(limit));
+            }
             Kind::Flag => matches!(raw.get(), "true" | "false"),
             Kind::Day => text(raw).is_some_and(|text| base::UtcDay::parse(&text).is_some()),
             Kind::Moment => text(raw).is_some_and(|text| base::Timestamp::parse(&text).is_some()),
@@ -144,6 +189,30 @@ impl Field {
 
 /// Bytes of a duration or moment.
 const UNTIL_BYTES_MAX: usize = 64;
+
+fn number(raw: &RawValue, min: u64, max: u64) -> Result<(), String> {
+    let number: Option<f64> = serde_json::from_str(raw.get()).ok();
+    let (low, high) = (
+        f64::from(u32::try_from(min).unwrap_or(u32::MAX)),
+        f64::from(u32::try_from(max).unwrap_or(u32::MAX)),
+    );
+    match number {
+        Some(number) if (low..=high).contains(&number) => Ok(()),
+        _ => Err(format!("must be a number from {min} to {max}")),
+    }
+}
+
+fn texts(raw: &RawValue, items: usize, max: usize) -> Result<(), (String, usize)> {
+    let list: Result<Vec<String>, _> = serde_json::from_str(raw.get());
+    let list = list.map_err(|_| ("must be a list of texts".to_owned(), items))?;
+    if list.len() > items {
+        return Err((format!("has more than {items} texts"), items));
+    }
+    match list.iter().any(|text| text.len() > max) {
+        true => Err((format!("holds a text of more than {max} bytes"), max)),
+        false => Ok(()),
+    }
+}
 
 fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str::<String>(raw.get())

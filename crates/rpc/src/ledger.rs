@@ -89,4 +89,7 @@ pub struct LedgerRow {
     /// When it ended.
     #[serde(with = "text")]
     pub finished_at: Timestamp,
+    /// The trace that its caller named (W3C Trace Context); of an agent's run, the digits of the run's id.
+    #[serde(default)]
+    pub trace_id: Option<String>,
 }

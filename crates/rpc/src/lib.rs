@@ -5,6 +5,7 @@
 //! admin HTTP API. What a tenant may ask is a registry of its own ([`method`]), spoken as JSON-RPC. **Invariant:** this crate is the only place where our own JSON is defined; the core types below it are
 //! not `Serialize`. No I/O.
 
+pub mod agent;
 pub mod answer;
 pub mod audit;
 pub mod client;
@@ -22,6 +23,8 @@ pub mod openrpc;
 pub mod params;
 pub mod policy;
 pub mod report;
+pub mod run;
+pub mod session;
 pub mod tenant;
 pub mod text;
 

@@ -11,10 +11,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::agent;
 use crate::field::{self, Described, Field};
 use crate::jsonrpc::Failure;
 use crate::policy::{SetPolicy, TestPolicy};
-use crate::{AuditCheckpoint, PolicyChecked, PolicyView, QuotaView, RotatedTokens, params};
+use crate::{
+    AuditCheckpoint, PolicyChecked, PolicyView, QuotaView, RotatedTokens, params, run, session,
+};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "partywall.rpc.v1";
@@ -22,6 +25,8 @@ pub const SUBPROTOCOL: &str = "partywall.rpc.v1";
 pub const TICKET_PROTOCOL: &str = "partywall.ticket.";
 /// The notification of `audit.subscribe`.
 pub const AUDIT_EVENT: &str = "audit.entry";
+/// The notification of `sessions.subscribe`.
+pub const SESSION_EVENT: &str = "sessions.event";
 
 /// Whether a method changes anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +35,8 @@ pub enum Effect {
     Reads,
     /// It changes the tenant's state.
     Changes,
+    /// It works with what is the caller's own: conversations and runs, each step of which the rules decide by itself.
+    Works,
     /// It changes state, and its answer shows what is shown once: without an id to answer to it is not carried out.
     ShowsOnce,
 }
@@ -78,6 +85,7 @@ const EVERYBODY: &[Role] = &Role::ALL;
 const ADMIN: &[Role] = &[Role::Admin];
 const USAGE_READERS: &[Role] = &[Role::Admin, Role::Member, Role::Readonly, Role::Auditor];
 const CONFIG_READERS: &[Role] = &[Role::Admin, Role::Readonly];
+const WORKERS: &[Role] = &[Role::Admin, Role::Member, Role::App];
 const AUDIT_READERS: &[Role] = &[Role::Admin, Role::Auditor];
 
 macro_rules! methods {
@@ -171,6 +179,50 @@ methods! {
     AuditSubscribe = "audit.subscribe", "read_audit", Reads, AUDIT_READERS, [], params::Subscribe => params::Subscribed;
     /// Ends a subscription of this WebSocket.
     AuditUnsubscribe = "audit.unsubscribe", "read_audit", Reads, AUDIT_READERS, [], params::NamedSubscription => params::Done;
+    /// The agents of the tenant.
+    AgentsList = "agents.list", "read_agents", Reads, WORKERS, [], params::Nothing => agent::AgentList;
+    /// One agent.
+    AgentsGet = "agents.get", "read_agents", Reads, WORKERS, ["agent"], agent::NamedAgent => agent::AgentView;
+    /// Puts a version of an agent in force.
+    AgentsSet = "agents.set", "agent.set", Changes, ADMIN, [], agent::SetAgent => agent::AgentView;
+    /// The tools that agents may have.
+    ToolsList = "tools.list", "read_tools", Reads, WORKERS, [], params::Nothing => agent::ToolList;
+    /// Begins a conversation with an agent or a model.
+    SessionsCreate = "sessions.create", "session.create", Works, WORKERS, [], session::NewSession => session::SessionView;
+    /// The caller's conversations; for an admin, all of the tenant's.
+    SessionsList = "sessions.list", "read_sessions", Reads, WORKERS, [], session::SessionsWish => session::SessionList;
+    /// One conversation.
+    SessionsGet = "sessions.get", "read_session", Reads, WORKERS, ["session"], session::NamedSession => session::SessionView;
+    /// Takes a message in; the run that answers it begins when its turn comes.
+    SessionsSend = "sessions.send", "session.send", Works, WORKERS, ["session"], session::SendMessage => session::SentMessage;
+    /// Cancels what is under way in a conversation.
+    SessionsAbort = "sessions.abort", "session.abort", Works, WORKERS, ["session"], session::NamedSession => session::Aborted;
+    /// Forgets what was said so far: what comes next begins anew.
+    SessionsReset = "sessions.reset", "session.reset", Works, WORKERS, ["session"], session::NamedSession => params::Done;
+    /// Has the conversation so far summed up, for later prompts; what was said stays.
+    SessionsCompact = "sessions.compact", "session.compact", Works, WORKERS, ["session"], session::NamedSession => params::Done;
+    /// Deletes a conversation with all that was said in it.
+    SessionsDelete = "sessions.delete", "session.delete", Works, WORKERS, ["session"], session::NamedSession => params::Done;
+    /// Sends each event of a conversation as it comes; on a WebSocket only.
+    SessionsSubscribe = "sessions.subscribe", "read_session", Reads, WORKERS, ["session"], session::Watch => params::Subscribed;
+    /// Ends a subscription of this WebSocket.
+    SessionsUnsubscribe = "sessions.unsubscribe", "read_session", Reads, WORKERS, [], params::NamedSubscription => params::Done;
+    /// The same as sessions.send.
+    ChatSend = "chat.send", "session.send", Works, WORKERS, ["session"], session::SendMessage => session::SentMessage;
+    /// What was said in a conversation, oldest first.
+    ChatHistory = "chat.history", "read_session", Reads, WORKERS, ["session"], session::HistoryWish => session::History;
+    /// The same as sessions.abort.
+    ChatAbort = "chat.abort", "session.abort", Works, WORKERS, ["session"], session::NamedSession => session::Aborted;
+    /// Runs of the caller's conversations; for an admin, all of the tenant's.
+    RunsList = "runs.list", "read_runs", Reads, WORKERS, [], run::RunsWish => run::RunList;
+    /// One run with its calls of tools.
+    RunsGet = "runs.get", "read_run", Reads, WORKERS, ["run"], run::NamedRun => run::RunView;
+    /// Ends a run; what it has done stays done.
+    RunsCancel = "runs.cancel", "run.cancel", Works, WORKERS, ["run"], run::NamedRun => params::Done;
+    /// Approves a call of a tool, by somebody whose role a rule names.
+    RunsApprove = "runs.approve", "run.approve", Works, WORKERS, ["run"], run::NamedCall => params::Done;
+    /// Denies a call of a tool that waits for an approval.
+    RunsDeny = "runs.deny", "run.deny", Works, WORKERS, ["run"], run::NamedCall => params::Done;
     /// A ticket with which a web page opens one WebSocket.
     TicketIssue = "ticket.issue", "ticket.issue", Reads, EVERYBODY, [], params::TicketWish => params::Ticket;
 }
@@ -221,8 +273,14 @@ mod tests {
 
     #[test]
     fn who_only_reads_changes_nothing() {
-        for row in METHODS.iter().filter(|row| row.effect != Effect::Reads) {
-            assert_eq!(row.access, ADMIN, "{}", row.name);
+        for row in METHODS {
+            match row.effect {
+                Effect::Reads => {}
+                Effect::Changes | Effect::ShowsOnce => {
+                    assert_eq!(row.access, ADMIN, "{}", row.name)
+                }
+                Effect::Works => assert_eq!(row.access, WORKERS, "{}", row.name),
+            }
         }
     }
 
@@ -241,7 +299,7 @@ mod tests {
             "rpc.x",
             "tenant",
             "tenants.delete",
-            "sessions.create",
+            "sessions.create ",
         ] {
             assert!(find(name).is_none(), "{name}");
         }

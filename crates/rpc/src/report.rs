@@ -222,6 +222,7 @@ impl Columns for LedgerRow {
         "outcome",
         "started_at",
         "finished_at",
+        "trace_id",
     ];
 
     fn cells(&self, line: &mut CsvLine<'_>) {
@@ -250,5 +251,6 @@ impl Columns for LedgerRow {
         line.text(&self.outcome);
         line.plain(self.started_at);
         line.plain(self.finished_at);
+        line.text(self.trace_id.as_deref().unwrap_or_default());
     }
 }

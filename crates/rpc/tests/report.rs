@@ -56,6 +56,7 @@ fn finished() -> LedgerRow {
         outcome: "finished".to_owned(),
         started_at: Timestamp::parse("2026-11-22T21:50:43.120Z").unwrap(),
         finished_at: Timestamp::parse("2026-11-22T21:50:44Z").unwrap(),
+        trace_id: None,
     }
 }
 

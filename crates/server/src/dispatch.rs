@@ -30,6 +30,8 @@ pub(crate) struct App {
     /// When the process began to serve: the age of the list of models.
     pub(crate) since_s: i64,
     pub(crate) draining: CancellationToken,
+    /// Conversations and runs.
+    pub(crate) agents: Arc<agent::Agents>,
     /// What `/rpc` shares.
     pub(crate) rpc: jsonrpc::Desk,
 }
@@ -90,6 +92,7 @@ async fn handle(app: &Arc<App>, listener: Listener, request: Request<Incoming>) 
             drop(params);
             let inbound = Inbound {
                 operation,
+                caller: None,
                 headers: parts.headers,
                 uri: parts.uri,
                 body,

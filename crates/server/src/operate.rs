@@ -4,7 +4,7 @@ mod audit;
 mod cards;
 mod configuration;
 mod content;
-mod doctor;
+pub(crate) mod doctor;
 mod export;
 mod limits;
 mod policy;

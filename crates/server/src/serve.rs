@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::Agents;
 use base::limits::DRAIN;
 use gateway::catalog::Keyring;
 use gateway::upstream::Upstream;
@@ -26,7 +27,7 @@ use crate::dispatch::App;
 use crate::fault::io;
 use crate::jsonrpc;
 use crate::listen::{self, Slots};
-use crate::operate::{Desk, Office};
+use crate::operate::{Desk, Office, doctor};
 use crate::process;
 use crate::routes::Listener;
 
@@ -193,8 +194,13 @@ pub(crate) async fn start(
     let ending = Ending::default();
     let draining = ending.draining.clone();
     let since_s = since.unix_seconds();
+    let operator = Arc::new(operator);
+    let of_sandbox = kernel.clone();
+    let sandbox = Box::new(move || doctor::sandbox_place(of_sandbox.root()));
+    let agents = Agents::new(Arc::clone(&gateway), Arc::clone(&operator), sandbox);
     let app = Arc::new(App {
         gateway,
+        agents,
         office: Arc::clone(&office),
         since_s,
         draining,
@@ -211,10 +217,10 @@ pub(crate) async fn start(
     };
     running.accept(&app, Listener::Public, ready.public, ready.tls.as_ref());
     running.accept(&app, Listener::Admin, ready.admin, ready.tls.as_ref());
-    let operator = Arc::new(operator);
     running.kernel.start_checks(Arc::clone(&operator));
     running.command(&office, operator, ready.control);
     running.sweep(&app);
+    running.resume(&app);
     running.log_start();
     Ok(running)
 }
@@ -247,6 +253,14 @@ impl Running {
         self.kernel
             .tasks()
             .spawn(control::serve(socket, Arc::new(control)));
+    }
+
+    /// Runs of an earlier process go on.
+    fn resume(&self, app: &Arc<App>) {
+        let agents = Arc::clone(&app.agents);
+        self.kernel
+            .tasks()
+            .spawn(async move { agents.resume().await });
     }
 
     fn sweep(&self, app: &Arc<App>) {

@@ -228,5 +228,6 @@ fn ledger_row(tenant: &Tenant, row: report::LedgerRow) -> Result<LedgerRow, Faul
         outcome: row.outcome,
         started_at: row.started,
         finished_at: row.finished,
+        trace_id: row.trace,
     })
 }

@@ -69,6 +69,7 @@ impl Refusal {
             Self::UpstreamUnreachable   => row(502, SERVER, "provider_unreachable", "api_error", AsUsual),
             Self::UpstreamTimeout       => row(504, SERVER, "provider_timeout", "timeout_error", No),
             Self::UpstreamMalformed     => row(502, SERVER, "provider_answer_broken", "api_error", No),
+            Self::RunFailed { .. }      => row(502, SERVER, "run_failed", "api_error", No),
             Self::NotFound              => row(404, INVALID, "not_found", "not_found_error", No),
             Self::Erased                => row(410, INVALID, "content_erased", "not_found_error", No),
             Self::MethodNotAllowed {..} => row(405, INVALID, "method_not_allowed", INVALID, No),
@@ -147,6 +148,9 @@ impl Refusal {
             Self::UpstreamUnreachable => "the provider cannot be reached",
             Self::UpstreamTimeout => "the provider did not answer in time",
             Self::UpstreamMalformed => "the provider's answer broke off or was not understood",
+            Self::RunFailed { why } => {
+                return format!("the agent's run ended without an answer: {why}").into();
+            }
             Self::NotFound => "not found",
             Self::Erased => "this content was erased for good; its entry stays",
             Self::MethodNotAllowed { allow } => {

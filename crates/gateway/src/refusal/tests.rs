@@ -29,8 +29,8 @@ fn all() -> Vec<Refusal> {
     use Refusal::{
         AmbiguousCredential, BadCredential, BadRequest, BodyTimeout, DiskShort, Draining, Erased,
         Forbidden, ForeignOrigin, Frozen, Internal, JournalDown, MethodNotAllowed, ModelNotFound,
-        NoCredential, NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, Suspended,
-        TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
+        NoCredential, NotFound, Overloaded, ProviderBusy, Quarantined, QuotaExceeded, RunFailed,
+        Suspended, TenantBusy, TokenInUrl, TooLarge, TooLargeForQuota, Unpriced, UnsupportedMedia,
         UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable,
     };
     let upstream =
@@ -77,6 +77,9 @@ fn all() -> Vec<Refusal> {
         UpstreamUnreachable,
         UpstreamTimeout,
         UpstreamMalformed,
+        RunFailed {
+            why: "steps_exceeded".to_owned(),
+        },
         NotFound,
         Erased,
         MethodNotAllowed { allow: "GET, POST" },
@@ -127,6 +130,7 @@ fn place(refusal: &Refusal) -> usize {
         Refusal::Erased => 29,
         Refusal::Policy { .. } => 30,
         Refusal::ForeignOrigin => 31,
+        Refusal::RunFailed { .. } => 32,
     }
 }
 

@@ -9,7 +9,8 @@ use vault::tlog::{Checkpoint, Edge, Hash, LogKey, SignedCheckpoint};
 
 use super::log::{Log, Regrown, Trusted};
 use super::salvage::{
-    AUDIT, CONTENT, IN_FORCE, KEYS, LEDGER, OUTBOX, PERSON_KEYS, POLICY, SECRETS, TILES, Table,
+    AGENTS, AUDIT, CONTENT, IN_FORCE, KEYS, LEDGER, MESSAGES, OUTBOX, PERSON_KEYS, POLICY, RUNS,
+    SECRETS, SESSION_EVENTS, SESSIONS, SUMMARIES, TILES, TOOL_CALLS, Table,
 };
 use super::{Kept, REPAIR};
 use crate::audit::Entry;
@@ -127,6 +128,13 @@ impl Kernel {
             &IN_FORCE,
             &PERSON_KEYS,
             &CONTENT,
+            &AGENTS,
+            &SESSIONS,
+            &MESSAGES,
+            &RUNS,
+            &TOOL_CALLS,
+            &SESSION_EVENTS,
+            &SUMMARIES,
         ] {
             if kept.whole.contains(table.name) {
                 continue;

@@ -49,6 +49,7 @@ pub(crate) static LEDGER: Table = Table {
         "finished_ms",
         "charged_tokens",
         "requests",
+        "trace",
     ],
 };
 pub(crate) static AUDIT: Table = Table {
@@ -77,6 +78,88 @@ pub(crate) static POLICY: Table = Table {
     columns: &[
         "number", "document", "version", "set_ms", "after", "in_force",
     ],
+};
+pub(crate) static AGENTS: Table = Table {
+    name: "agent",
+    key: "number",
+    columns: &["number", "name", "version", "body", "set_ms"],
+};
+pub(crate) static SESSIONS: Table = Table {
+    name: "session",
+    key: "number",
+    columns: &[
+        "number",
+        "id",
+        "owner",
+        "agent",
+        "model",
+        "channel",
+        "title",
+        "begins",
+        "created_ms",
+        "used_ms",
+    ],
+};
+pub(crate) static MESSAGES: Table = Table {
+    name: "message",
+    key: "number",
+    columns: &[
+        "number",
+        "session",
+        "run",
+        "body",
+        "client_key",
+        "client_digest",
+        "created_ms",
+    ],
+};
+pub(crate) static RUNS: Table = Table {
+    name: "run",
+    key: "number",
+    columns: &[
+        "number",
+        "id",
+        "session",
+        "agent_version",
+        "caller",
+        "token",
+        "state",
+        "why",
+        "steps",
+        "cost_pico",
+        "created_ms",
+        "started_ms",
+        "ended_ms",
+    ],
+};
+pub(crate) static TOOL_CALLS: Table = Table {
+    name: "tool_call",
+    key: "number",
+    columns: &[
+        "number",
+        "run",
+        "step",
+        "id",
+        "call",
+        "tool",
+        "arguments",
+        "state",
+        "approvers",
+        "decided_by",
+        "until_ms",
+        "begun_ms",
+        "ended_ms",
+    ],
+};
+pub(crate) static SESSION_EVENTS: Table = Table {
+    name: "session_event",
+    key: "number",
+    columns: &["number", "session", "body", "created_ms"],
+};
+pub(crate) static SUMMARIES: Table = Table {
+    name: "summary",
+    key: "number",
+    columns: &["number", "session", "upto", "body", "created_ms"],
 };
 pub(crate) static OUTBOX: Table = Table {
     name: "outbox",

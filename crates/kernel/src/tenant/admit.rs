@@ -38,6 +38,24 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// What the credential is verified by, to be kept where what it began is kept: a run goes on after a restart as long as its
+    /// credential holds. It is no credential: nobody can present it.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// The caller of [`Caller::to_bytes`].
+    #[must_use]
+    pub fn from_bytes(hash: [u8; 32]) -> Self {
+        Self {
+            hash,
+            tenant_shown: None,
+        }
+    }
+}
+
 /// Why a credential does not open the door.
 #[derive(Debug)]
 pub enum Refused {
@@ -246,7 +264,8 @@ impl Admission {
     }
 
     /// The credential, to be verified anew by whoever presents it later.
-    pub(crate) fn caller(&self) -> Caller {
+    #[must_use]
+    pub fn caller(&self) -> Caller {
         Caller {
             hash: self.token.hash,
             tenant_shown: None,

@@ -20,8 +20,8 @@ use rpc::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::follow::{Followed, Subscription};
 use super::session::{Turn, failure, kernel_failure};
-use super::socket::Subscription;
 use crate::feed::Feed;
 use crate::usage::{self, Period};
 use crate::{operate, settings_view, tenant_views};
@@ -311,6 +311,7 @@ impl Handle<method::AuditSubscribe> for Turn {
         let subscription = free.next().unwrap_or_default();
         open.push(Subscription {
             name: subscription.clone(),
+            what: Followed::Audit,
             next,
         });
         Ok(Subscribed { subscription, next })
@@ -350,7 +351,7 @@ impl Handle<method::TicketIssue> for Turn {
 }
 
 impl Turn {
-    fn subscriptions(&self) -> Told<&Mutex<Vec<Subscription>>> {
+    pub(super) fn subscriptions(&self) -> Told<&Mutex<Vec<Subscription>>> {
         self.session.subscriptions.as_ref().ok_or_else(|| {
             let text = "subscriptions live on a WebSocket: open one at /rpc";
             Failure::new(number::REFUSED, "websocket_required", text)

@@ -3,7 +3,9 @@
 //! What a message may do is decided call by call: each is admitted anew with the credential that came with the request or the
 //! socket, and nothing in a message has authority.
 
+mod agents;
 mod desk;
+mod follow;
 mod handlers;
 mod line;
 mod rate;

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::desk::Key;
+use super::follow::Subscription;
 use super::rate::Rate;
-use super::socket::Subscription;
 use crate::dispatch::App;
 
 /// Who speaks, and how often.
@@ -139,7 +139,7 @@ impl Session {
         }
         let purpose = match row.effect {
             Effect::Reads => Purpose::Read,
-            Effect::Changes | Effect::ShowsOnce => Purpose::Act,
+            Effect::Changes | Effect::ShowsOnce | Effect::Works => Purpose::Act,
         };
         let gateway = &self.app.gateway;
         let refused = |refusal: Refusal| {
@@ -157,7 +157,7 @@ impl Session {
         });
         let outcome = match row.effect {
             Effect::Reads => Box::pin(method::dispatch(row, request.params, &*turn)).await,
-            Effect::Changes | Effect::ShowsOnce => {
+            Effect::Changes | Effect::ShowsOnce | Effect::Works => {
                 self.to_its_end(row, request.params, Arc::clone(&turn))
                     .await
             }
@@ -263,10 +263,12 @@ pub(super) fn kernel_failure(error: KernelError) -> Failure {
 mod tests {
     use rpc::method::{Effect, METHODS};
 
-    /// A change that no rule can forbid would be one that nobody thought of.
+    /// A change that no rule can forbid would be one that nobody thought of. Of work the rules decide each step.
     #[test]
     fn rules_can_speak_of_every_change() {
-        for row in METHODS.iter().filter(|row| row.effect != Effect::Reads) {
+        let changes =
+            |row: &&rpc::method::Row| !matches!(row.effect, Effect::Reads | Effect::Works);
+        for row in METHODS.iter().filter(changes) {
             assert!(kernel::setting_of(row.action).is_some(), "{}", row.name);
         }
     }

@@ -25,12 +25,8 @@ use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use kernel::log::Field;
-use kernel::report::AuditFilter;
-use kernel::{Admission, Caller, KernelError, Purpose, Trail};
-use rpc::jsonrpc;
-use rpc::method::{AUDIT_EVENT, SUBPROTOCOL, TICKET_PROTOCOL};
-use rpc::params::AuditEvent;
-use serde_json::value::to_raw_value;
+use kernel::{Admission, Caller, Purpose, Trail};
+use rpc::method::{SUBPROTOCOL, TICKET_PROTOCOL};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -40,17 +36,16 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Place;
+use super::follow::{follows, pump};
 use super::line::{LAST_WORDS, Line, write};
 use super::rate::Rate;
 use super::session::{Meter, Session};
-use super::{ACTION, CALLERS, handlers, no_query};
+use super::{ACTION, CALLERS, no_query};
 use crate::body::AnswerBody;
 use crate::dispatch::{Answer, App, bad_request};
 
 /// Between two looks for new entries of the log.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
-/// Entries that a subscription takes in one look.
-const FOLLOW_PAGE: usize = 200;
 /// A client that was too slow may take so long to take the reason.
 const SLOW_FAREWELL: Duration = Duration::from_secs(2);
 
@@ -66,13 +61,6 @@ impl Later {
     pub(crate) fn take(&self) -> Option<Conversation> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// What a socket is sent unasked: entries of the log from `next` on.
-#[derive(Clone)]
-pub(super) struct Subscription {
-    pub(super) name: String,
-    pub(super) next: u64,
 }
 
 /// Why a socket ends.
@@ -371,6 +359,9 @@ async fn converse(
                 }
                 taken(session, line, frame).await
             }
+            () = session.app.agents.news(admission.tenant().uid()), if follows(session) => {
+                pump(session, admission, line).await
+            }
             _ = look.tick(), if follows(session) => pump(session, admission, line).await,
             _ = ping.tick() => {
                 if heard.elapsed() > RPC_SILENCE_MAX {
@@ -409,67 +400,6 @@ async fn taken(
         Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => Err(Cut::Gone),
         Some(Err(Error::Protocol(_))) => Err(Cut::Protocol),
         Some(Err(_)) => Err(Cut::Gone),
-    }
-}
-
-fn subscriptions(session: &Session) -> Vec<Subscription> {
-    let open = session.subscriptions.as_ref();
-    open.map(|open| open.lock().unwrap_or_else(PoisonError::into_inner).clone())
-        .unwrap_or_default()
-}
-
-fn follows(session: &Session) -> bool {
-    let open = session.subscriptions.as_ref();
-    open.is_some_and(|open| {
-        !open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
-    })
-}
-
-/// Sends what is new to each subscription.
-async fn pump(session: &Session, admission: &Admission, line: &Line) -> Result<(), Cut> {
-    let tenant = admission.tenant();
-    for Subscription { name, next } in subscriptions(session) {
-        // Mostly nothing is new, and then nothing is read.
-        if tenant.audit_count().map_err(cut_of)? <= next {
-            continue;
-        }
-        let filter = AuditFilter::default();
-        let rows = match tenant.audit_search(next, FOLLOW_PAGE, filter).await {
-            Ok((rows, _)) => rows,
-            Err(KernelError::Busy) => continue,
-            Err(error) => return Err(cut_of(error)),
-        };
-        for row in rows {
-            let event = AuditEvent {
-                subscription: name.clone(),
-                seq: row.seq,
-                entry: handlers::entry(row).map_err(|_| Cut::Unavailable)?,
-            };
-            let params = to_raw_value(&event).map_err(|_| Cut::Unavailable)?;
-            let text = jsonrpc::notification(AUDIT_EVENT, &params);
-            line.send(Message::text(text), false).await?;
-            advance(session, &name, event.seq.saturating_add(1));
-        }
-    }
-    Ok(())
-}
-
-fn cut_of(error: KernelError) -> Cut {
-    match error {
-        KernelError::Revoked => Cut::Ended,
-        _ => Cut::Unavailable,
-    }
-}
-
-fn advance(session: &Session, name: &str, next: u64) {
-    if let Some(open) = &session.subscriptions {
-        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(subscription) = open.iter_mut().find(|other| other.name == name) {
-            subscription.next = next;
-        }
     }
 }
 

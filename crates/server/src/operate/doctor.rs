@@ -1,5 +1,6 @@
 //! What `doctor` looks at. Each check stands alone: a failed one does not hide the next.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use base::{Clock, Timestamp};
@@ -320,16 +321,24 @@ fn sqlite_check(version: &str) -> Check {
     ok("sqlite", version)
 }
 
-/// What the sandbox finds out about itself. Nothing of this version executes code yet, so that nothing here is a failure.
-async fn sandbox(root: &DataRoot) -> Vec<Check> {
+/// Where the sandbox keeps its runtime.
+pub(crate) fn sandbox_place(root: &DataRoot) -> Result<OwnedFd, String> {
     const PLACE: &str = "sandbox";
     // There already, but for the first time.
     let _usually_there = root.dir().create_dir(PLACE);
-    let place = match root.dir().open_dir(PLACE) {
-        Ok(place) => place.into_std_file().into(),
+    let place = root.dir().open_dir(PLACE);
+    place
+        .map(|place| place.into_std_file().into())
+        .map_err(|error| error.to_string())
+}
+
+/// What the sandbox finds out about itself. Without one no agent executes code, and everything else works.
+async fn sandbox(root: &DataRoot) -> Vec<Check> {
+    let place = match sandbox_place(root) {
+        Ok(place) => place,
         Err(error) => {
             let advice = "see to the directory DATA/sandbox";
-            return vec![warn("sandbox", error.to_string(), advice)];
+            return vec![warn("sandbox", error, advice)];
         }
     };
     sandbox_checks(Box::pin(Sandbox::open(place)).await.report())

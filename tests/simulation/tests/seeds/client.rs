@@ -158,6 +158,7 @@ pub(crate) async fn call(
     };
     let body = Upload::new(&plan, body_text(&plan, number));
     let inbound = Inbound {
+        caller: None,
         operation,
         headers,
         uri: http::Uri::from_static("/"),

@@ -1,0 +1,180 @@
+//! What a model is sent of a conversation: a view over the stored messages, which themselves never change.
+
+use serde_json::{Value, json};
+
+/// One stored message.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    /// Its run's number.
+    pub(crate) run: i64,
+    /// Chat completions' JSON.
+    pub(crate) body: String,
+}
+
+/// What stands before the messages.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Before<'a> {
+    /// The agent's instructions.
+    pub(crate) instructions: Option<&'a str>,
+    /// A summary of the runs up to a number, which are left out.
+    pub(crate) summary: Option<(i64, &'a str)>,
+}
+
+/// What is said of a call whose run ended before its result came.
+const NO_RESULT: &str = "There is no result: the run was ended while this call was under way. Whether it took effect is not known.";
+
+/// The messages for the model, as JSON texts, in at most so many bytes: where there are more, whole runs are left out from the
+/// oldest on, and never the newest. Each call of a tool has a result behind it, whatever happened to its run.
+pub(crate) fn view(before: &Before<'_>, stored: &[Stored], bytes_max: usize) -> Vec<String> {
+    let upto = before.summary.map_or(i64::MIN, |(upto, _)| upto);
+    let kept: Vec<&Stored> = stored.iter().filter(|message| message.run > upto).collect();
+    let newest = kept.last().map_or(0, |message| message.run);
+    let mut bytes: usize = kept.iter().map(|message| message.body.len()).sum();
+    let mut from = i64::MIN;
+    for message in &kept {
+        if bytes <= bytes_max || message.run == newest {
+            break;
+        }
+        // A run goes as a whole: its later messages do not stand without its first.
+        from = message.run + 1;
+        bytes -= message.body.len();
+    }
+    let shown: Vec<&Stored> = kept
+        .into_iter()
+        .filter(|message| message.run >= from)
+        .collect();
+    let mut out = Vec::with_capacity(shown.len() + 2);
+    if let Some(text) = before.instructions {
+        out.push(json!({ "role": "system", "content": text }).to_string());
+    }
+    if let Some((_, text)) = before.summary {
+        let text = format!("Summary of the conversation so far:\n{text}");
+        out.push(json!({ "role": "system", "content": text }).to_string());
+    }
+    let mut waiting: Vec<String> = Vec::new();
+    for message in shown {
+        let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+        match body["role"].as_str() {
+            Some("tool") => {
+                let id = body["tool_call_id"].as_str().unwrap_or_default();
+                // A result without its call is refused by every provider.
+                let Some(place) = waiting.iter().position(|call| call == id) else {
+                    continue;
+                };
+                waiting.remove(place);
+            }
+            // What is said while calls are under way comes after their results.
+            _ => settle(&mut waiting, &mut out),
+        }
+        waiting.extend(called(&body));
+        out.push(message.body.clone());
+    }
+    settle(&mut waiting, &mut out);
+    out
+}
+
+fn called(body: &Value) -> impl Iterator<Item = String> + '_ {
+    let calls = body["tool_calls"].as_array().into_iter().flatten();
+    calls.filter_map(|call| call["id"].as_str().map(str::to_owned))
+}
+
+fn settle(waiting: &mut Vec<String>, out: &mut Vec<String>) {
+    for id in waiting.drain(..) {
+        out.push(result(&id, NO_RESULT));
+    }
+}
+
+/// The message that carries a tool's result.
+pub(crate) fn result(call: &str, content: &str) -> String {
+    json!({ "role": "tool", "tool_call_id": call, "content": content }).to_string()
+}
+
+/// The text of an assistant's message.
+pub(crate) fn text_of(body: &str) -> String {
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    match &body["content"] {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .collect(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(run: i64, body: Value) -> Stored {
+        let body = body.to_string();
+        Stored { run, body }
+    }
+
+    fn user(run: i64, text: &str) -> Stored {
+        at(run, json!({ "role": "user", "content": text }))
+    }
+
+    fn calls(run: i64, ids: &[&str]) -> Stored {
+        let call = |id: &&str| json!({ "id": id, "type": "function", "function": { "name": "exec", "arguments": "{}" } });
+        let calls: Vec<_> = ids.iter().map(call).collect();
+        at(
+            run,
+            json!({ "role": "assistant", "content": null, "tool_calls": calls }),
+        )
+    }
+
+    fn told(run: i64, id: &str) -> Stored {
+        let body = result(id, "done");
+        Stored { run, body }
+    }
+
+    fn roles(view: &[String]) -> Vec<String> {
+        let parse = |text: &String| serde_json::from_str::<Value>(text).unwrap();
+        view.iter()
+            .map(|text| parse(text)["role"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn every_call_has_a_result_whatever_became_of_its_run() {
+        let stored = [
+            user(1, "a"),
+            calls(1, &["x", "y"]),
+            told(1, "y"),
+            user(2, "b"),
+            told(2, "stray"),
+        ];
+        let view = view(&Before::default(), &stored, usize::MAX);
+        assert_eq!(roles(&view), ["user", "assistant", "tool", "tool", "user"]);
+        assert!(view[3].contains("no result") && view[3].contains("\"x\""));
+    }
+
+    #[test]
+    fn a_summary_stands_in_place_of_its_runs() {
+        let stored = [user(1, "old"), user(2, "old"), user(3, "new")];
+        let before = Before {
+            instructions: Some("be brief"),
+            summary: Some((2, "they spoke")),
+        };
+        let view = view(&before, &stored, usize::MAX);
+        assert_eq!(roles(&view), ["system", "system", "user"]);
+        assert!(view[1].contains("they spoke") && view[2].contains("new"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_by_whole_runs_and_never_the_newest() {
+        let stored = [
+            user(1, &"a".repeat(500)),
+            calls(1, &["x"]),
+            told(1, "x"),
+            user(2, "b"),
+            user(3, &"c".repeat(900)),
+        ];
+        let view = view(&Before::default(), &stored, 1_200);
+        assert_eq!(roles(&view), ["user", "user"]);
+        let tiny = super::view(&Before::default(), &stored, 1);
+        assert_eq!(roles(&tiny), ["user"]);
+        assert!(tiny[0].contains("ccc"));
+    }
+}
