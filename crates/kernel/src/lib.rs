@@ -31,6 +31,7 @@ pub mod tenant;
 pub mod ticket;
 pub mod tokens;
 pub mod webhook;
+pub mod workspace;
 
 #[cfg(test)]
 mod fixture;

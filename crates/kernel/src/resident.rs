@@ -124,6 +124,8 @@ pub(crate) struct Resident {
     pub(crate) person_keys: PersonKeys,
     /// What the tenant holds of what the process has for all.
     pub(crate) share: Arc<Share>,
+    /// One writing into the workspace at a time: each counts what is there first. Held on blocking threads only.
+    pub(crate) writing: Mutex<()>,
 }
 
 /// A tenant's keys at rest: the root key under the master, the subkeys under the root key.
@@ -229,6 +231,7 @@ impl Resident {
             audit_head: ArcSwapOption::empty(),
             person_keys: PersonKeys::default(),
             share: Arc::default(),
+            writing: Mutex::default(),
         })
     }
 
