@@ -79,6 +79,11 @@ pub(crate) static REGISTRY: Schema = Schema {
         -- The natural person that a token stands for.
         ALTER TABLE tokens ADD COLUMN person TEXT;
     ",
+        "
+        -- The number of the user that a tenant's programs run as, once it ran one.
+        ALTER TABLE tenants ADD COLUMN os_number INTEGER;
+        CREATE UNIQUE INDEX tenants_by_os_number ON tenants(os_number);
+    ",
     ],
 };
 
