@@ -42,6 +42,7 @@ mod json_text;
 mod maintain;
 mod noted;
 mod open;
+mod os_number;
 mod outbox;
 mod policies;
 mod recover;

@@ -126,6 +126,8 @@ pub(crate) struct Resident {
     pub(crate) share: Arc<Share>,
     /// One writing into the workspace at a time: each counts what is there first. Held on blocking threads only.
     pub(crate) writing: Mutex<()>,
+    /// As the registry has it, once it was asked for.
+    pub(crate) os_number: OnceLock<u32>,
 }
 
 /// A tenant's keys at rest: the root key under the master, the subkeys under the root key.
@@ -232,6 +234,7 @@ impl Resident {
             person_keys: PersonKeys::default(),
             share: Arc::default(),
             writing: Mutex::default(),
+            os_number: OnceLock::new(),
         })
     }
 

@@ -84,6 +84,9 @@ pub(crate) static REGISTRY: Schema = Schema {
         CREATE TABLE run_waits (
             uid BLOB PRIMARY KEY REFERENCES tenants(uid) ON DELETE CASCADE
         ) STRICT;
+        -- The number of the user that a tenant's programs run as, once it ran one.
+        ALTER TABLE tenants ADD COLUMN os_number INTEGER;
+        CREATE UNIQUE INDEX tenants_by_os_number ON tenants(os_number);
     ",
     ],
 };

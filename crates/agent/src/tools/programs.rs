@@ -51,8 +51,7 @@ pub(super) async fn run(
 async fn grant(bench: &Bench<'_>, admission: &Admission, seconds: u64) -> Result<Grant, String> {
     let tenant = admission.tenant();
     let unusable = |_| "the workspace cannot be used".to_owned();
-    let number = 0_u32;
-    let _ = bench.kernel;
+    let number = bench.kernel.os_number(tenant).await.map_err(unusable)?;
     let user =
         OsUser::numbered(number).ok_or("there are more tenants than users of the machine")?;
     let workspace = tenant.workspace().map_err(unusable)?;

@@ -34,7 +34,7 @@ struct Home {
     space: Workspace,
     /// The workspace by its path, as a program with a shell reaches it.
     path: PathBuf,
-    /// A directory that is not the tenant's, with two files.
+    /// A directory that is not the tenant's.
     outside: PathBuf,
     temp: tempfile::TempDir,
 }
@@ -48,6 +48,8 @@ async fn home() -> Home {
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("f"), CANARY).unwrap();
     fs::write(outside.join("theirs"), CANARY).unwrap();
+    fs::create_dir(outside.join("sub")).unwrap();
+    fs::write(outside.join("sub/f"), CANARY).unwrap();
     Home {
         space: tenant.workspace().unwrap(),
         path: data.join("tenants/acme/sandbox/work"),
@@ -86,13 +88,13 @@ impl Home {
     }
 
     fn untouched(&self) {
-        let names: Vec<_> = fs::read_dir(&self.outside).unwrap().collect();
-        assert_eq!(names.len(), 2, "{names:?}");
-        assert_eq!(
-            fs::read_to_string(self.outside.join("theirs")).unwrap(),
-            CANARY
-        );
-        assert_eq!(fs::read_to_string(self.outside.join("f")).unwrap(), CANARY);
+        let count = |path: &Path| fs::read_dir(path).unwrap().count();
+        assert_eq!(count(&self.outside), 3);
+        assert_eq!(count(&self.outside.join("sub")), 1);
+        for name in ["f", "theirs", "sub/f"] {
+            let read = fs::read_to_string(self.outside.join(name)).unwrap();
+            assert_eq!(read, CANARY, "{name}");
+        }
     }
 }
 
@@ -307,11 +309,11 @@ fn exchange(at: &Path, one: &str, other: &str, go: &AtomicBool) -> u64 {
 async fn what_is_swapped_for_a_link_during_access_leads_nowhere() {
     let home = home().await;
     let at = |name: &str| home.path.join(name);
-    home.put("dir/f", "inside").unwrap();
+    home.put("dir/sub/f", "inside").unwrap();
     home.put("file", "inside").unwrap();
     symlink(&home.outside, at("away")).unwrap();
     symlink(home.outside.join("f"), at("link")).unwrap();
-    fs::hard_link(home.outside.join("f"), at("name")).unwrap();
+    fs::hard_link(home.outside.join("theirs"), at("name")).unwrap();
     let go = AtomicBool::new(true);
     let mut outcomes = [0_u32; 2];
     let swapped = thread::scope(|scope| {
@@ -321,7 +323,7 @@ async fn what_is_swapped_for_a_link_during_access_leads_nowhere() {
             scope.spawn(move || exchange(path, one, other, go))
         });
         let mut round = |number: u32| {
-            for path in ["dir/f", "file"] {
+            for path in ["dir/sub/f", "file"] {
                 let read = home.read(path);
                 outcomes[usize::from(read.is_ok())] += 1;
                 if let Ok(bytes) = read {
@@ -329,16 +331,16 @@ async fn what_is_swapped_for_a_link_during_access_leads_nowhere() {
                 }
                 let _refused_at_times = home.add(path, "+");
             }
-            let fresh = format!("dir/new-{}", number % 8);
+            let fresh = format!("dir/sub/new-{}", number % 8);
             let _refused_at_times = home.put(&fresh, "x");
-            let _refused_at_times = home.put("dir/deep/er", "x");
-            let _refused_at_times = home.put("dir/f", "inside");
-            let _refused_at_times = home.space.remove("dir/f");
-            let _refused_at_times = home.put("dir/f", "inside");
+            let _refused_at_times = home.put("dir/sub/deep/er", "x");
+            let _refused_at_times = home.put("dir/sub/f", "inside");
+            let _refused_at_times = home.space.remove("dir/sub/f");
+            let _refused_at_times = home.put("dir/sub/f", "inside");
             for entry in home.space.list("", 9, 100).unwrap().entries {
                 assert!(!entry.path.ends_with("theirs"), "{entry:?}");
             }
-            if let Ok(found) = home.space.search("canary", "dir", &reach()) {
+            if let Ok(found) = home.space.search("canary", "dir/sub", &reach()) {
                 assert!(found.hits.is_empty());
             }
             assert!(home.search("canary", "").hits.is_empty());
