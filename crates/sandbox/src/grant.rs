@@ -176,7 +176,8 @@ impl Grant {
 }
 
 impl Program {
-    /// A program by its path in the sandbox, or by a name in `/usr/bin`.
+    /// A program by its path in the sandbox, or by a name in `/usr/bin` (or where a `PATH` of its own leads). Where there is
+    /// none, the run ends with the code 127, as in a shell.
     #[must_use]
     pub fn new(program: impl Into<String>) -> Self {
         Self {
@@ -192,7 +193,8 @@ impl Program {
         self
     }
 
-    /// Sets a variable of the environment, which holds nothing of the gateway's.
+    /// Sets a variable of the environment, which holds nothing of the gateway's. It is the program's alone: what sets the
+    /// limits before is not told.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
@@ -218,6 +220,10 @@ impl Program {
         let refuse = |why: &str| Err(SandboxError::Program(why.to_owned()));
         if self.argv.first().is_none_or(String::is_empty) {
             return refuse("has no name");
+        }
+        // Would be taken for a variable.
+        if self.argv.first().is_some_and(|name| name.contains('=')) {
+            return refuse("has a name with `=` in it");
         }
         let bytes: usize = self.argv.iter().map(|arg| arg.len() + 1).sum();
         let more: usize = self
@@ -290,6 +296,7 @@ mod tests {
         for bad in [
             Program::default(),
             Program::new(""),
+            Program::new("a=b").args(["c"]),
             Program::new("sh").args(["a\0b"]),
             Program::new("sh").args(["x".repeat(ARGUMENT_BYTES_MAX)]),
             Program::new("sh").env("1A", ""),

@@ -25,7 +25,7 @@ const FREE_BYTES_MIN: u64 = 1 << 30;
 /// Where the machine keeps its programs.
 const HOST_BIN: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
 
-/// Programs that are taken along where the machine has them. A shell is a must.
+/// Programs that are taken along where the machine has them. [`MUST`] is a must.
 const PROGRAMS: &[&str] = &[
     "sh",
     "bash",
@@ -131,6 +131,9 @@ const PROGRAMS: &[&str] = &[
     "node",
 ];
 
+/// What starts every program.
+const MUST: [&str; 2] = ["sh", "env"];
+
 /// Directories of the runtime. The last four are where bubblewrap mounts.
 const DIRS: &[&str] = &[
     "usr",
@@ -180,8 +183,13 @@ impl Runtime {
     /// The runtime below `place`, built where it is not there yet.
     pub(crate) fn open(place: BorrowedFd<'_>) -> Result<Self, SandboxError> {
         let found = found();
-        if !found.iter().any(|(name, _)| *name == "sh") {
-            return Err(failed("the machine has no shell in /bin or /usr/bin"));
+        if let Some(must) = MUST
+            .iter()
+            .find(|must| !found.iter().any(|(name, _)| name == *must))
+        {
+            return Err(failed(format!(
+                "the machine has no `{must}` in /bin or /usr/bin"
+            )));
         }
         let name = format!("runtime-{:016x}", fingerprint(&found));
         let directory = match open_dir(place, &name) {
