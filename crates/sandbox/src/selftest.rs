@@ -7,6 +7,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
 use crate::error::SandboxError;
 use crate::grant::{Floor, Grant, Isolation, OsUser};
@@ -91,7 +92,10 @@ async fn attempt(
     let user = probe_user()?;
     let demand = Floor::at(Isolation::Namespaces).raised(None);
     let grant = Grant::new(room.workspace(probe.name)?, user, demand, probe.ceilings())?;
-    let outcome = run::run(walls, grant, probe.program(setting)).await?;
+    // Of its own: what is being opened is not asked to run anything yet.
+    let place = Arc::new(Semaphore::new(1)).try_acquire_owned();
+    let place = place.map_err(|_| SandboxError::Busy)?;
+    let outcome = run::run(walls, grant, probe.program(setting), place).await?;
     Ok(probe.judge(&outcome))
 }
 
