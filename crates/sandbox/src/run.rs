@@ -3,8 +3,8 @@
 use std::io::{self, PipeReader, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
@@ -21,7 +21,7 @@ use crate::cgroup::{Controller, Group};
 use crate::error::SandboxError;
 use crate::grant::{Ceilings, Grant, OsUser, Program};
 use crate::outcome::{Captured, Ceiling, End, Outcome};
-use crate::start::{self, Buried, Plan, Running, number_after};
+use crate::start::{self, Buried, Inner, Plan, Running, number_after};
 use crate::walls::Walls;
 use crate::workspace::{self, Listing, Overfull, Room};
 
@@ -293,7 +293,7 @@ async fn attend(
         let (stdout, stderr, status) = (receiver(stdout)?, receiver(stderr)?, receiver(status)?);
         let total = AtomicU64::new(0);
         let (kept, most) = (ceilings.kept_bytes, ceilings.output_bytes);
-        let inner = running.inner();
+        let inner = running.inner()?;
         let listening = async {
             tokio::try_join!(
                 listen(stdout, &mut heard.stdout, kept, &total, most),
@@ -366,11 +366,7 @@ async fn listen(
 }
 
 /// Reads what bubblewrap reports; takes a handle of the first process inside as soon as it is told.
-async fn follow(
-    mut pipe: pipe::Receiver,
-    status: &mut Vec<u8>,
-    inner: &OnceLock<OwnedFd>,
-) -> Result<(), Deaf> {
+async fn follow(mut pipe: pipe::Receiver, status: &mut Vec<u8>, inner: &Inner) -> Result<(), Deaf> {
     let mut buffer = [0; 512];
     loop {
         let read = pipe.read(&mut buffer).await.map_err(Deaf::System)?;
@@ -378,7 +374,7 @@ async fn follow(
             return Ok(());
         }
         status.extend(buffer.iter().take(read));
-        start::note_inner(status, inner);
+        inner.note(status);
     }
 }
 

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::cgroup::Group;
@@ -24,6 +26,11 @@ const ORDERS_MAX: usize = 256;
 /// The last processes of a sandbox are dead within this after its first one, or something is wrong with the kernel.
 const DEATH_WAIT: Timespec = Timespec {
     tv_sec: 5,
+    tv_nsec: 0,
+};
+
+const NO_WAIT: Timespec = Timespec {
+    tv_sec: 0,
     tv_nsec: 0,
 };
 
@@ -72,12 +79,19 @@ pub(crate) struct Remains {
     /// `None` once it is buried.
     child: Option<Child>,
     outer: OwnedFd,
-    /// The first process inside, once bubblewrap has told which it is. Its death is that of all the others.
-    inner: Arc<OnceLock<OwnedFd>>,
+    inner: Arc<Inner>,
     /// Where bubblewrap tells it, for those who end it before they have read that.
     status: OwnedFd,
     group: Option<Group>,
     _place: OwnedSemaphorePermit,
+}
+
+/// The first process inside, once bubblewrap has told which it is. Its death is that of all the others.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    /// The number of bubblewrap, whose child it is.
+    outer: u32,
+    handle: OnceLock<OwnedFd>,
 }
 
 /// What is known of a sandbox when its processes are dead.
@@ -154,10 +168,10 @@ impl Running {
     }
 
     /// Where to put the first process inside.
-    pub(crate) fn inner(&self) -> Arc<OnceLock<OwnedFd>> {
-        self.remains
-            .as_ref()
-            .map_or_else(Arc::default, |remains| Arc::clone(&remains.inner))
+    pub(crate) fn inner(&self) -> io::Result<Arc<Inner>> {
+        let remains = self.remains.as_ref();
+        let inner = remains.map(|remains| Arc::clone(&remains.inner));
+        inner.ok_or_else(|| io::Error::other("ended"))
     }
 
     /// The control group of all its processes.
@@ -193,11 +207,29 @@ impl Drop for Running {
     }
 }
 
+impl Inner {
+    /// Takes a handle of it from what bubblewrap has reported so far. Where it is dead there is nothing to wait for, and its
+    /// number may be somebody else's, whom nobody may kill in its place.
+    pub(crate) fn note(&self, status: &[u8]) {
+        if self.handle.get().is_none()
+            && let Some(pid) = number_after(status, "\"child-pid\":")
+            && let Ok(pid) = u32::try_from(pid)
+            && let Ok(handle) = pidfd(pid)
+            && parent_of(pid) == Some(self.outer)
+            // Last: whoever lives still is the one whose parent was read.
+            && !poll_for(handle.as_fd(), &NO_WAIT)
+        {
+            // Somebody else was faster, with the same one.
+            let _set = self.handle.set(handle);
+        }
+    }
+}
+
 impl Remains {
     /// Ends all processes, where the first one inside is known. Bubblewrap alone must not be killed before: the one inside binds
     /// its life to it only when its walls stand, and would be left over.
     fn kill(&self) {
-        if let Some(inner) = self.inner.get() {
+        if let Some(inner) = self.inner.handle.get() {
             for process in [inner, &self.outer] {
                 // Dead already.
                 let _gone = pidfd_send_signal(process, Signal::KILL);
@@ -210,14 +242,14 @@ impl Remains {
     fn find_inner(&self) {
         let mut told = Vec::new();
         let mut buffer = [0; 512];
-        while self.inner.get().is_none() && wait_for(self.status.as_fd()) {
+        while self.inner.handle.get().is_none() && wait_for(self.status.as_fd()) {
             match rustix::io::read(&self.status, &mut buffer) {
                 Ok(0) => return,
                 Ok(read) => told.extend(buffer.iter().take(read)),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(_) => return,
             }
-            note_inner(&told, &self.inner);
+            self.inner.note(&told);
         }
     }
 
@@ -235,7 +267,7 @@ impl Remains {
             all_dead = child.wait().is_ok();
         }
         // Where it never told, it was killed before, or nothing was started.
-        if let Some(inner) = self.inner.get() {
+        if let Some(inner) = self.inner.handle.get() {
             all_dead &= wait_for(inner.as_fd());
         }
         let mut buried = Buried {
@@ -316,21 +348,34 @@ fn spawn(plan: Plan) -> io::Result<Box<Remains>> {
         place,
     } = plan;
     let mut child = command.spawn()?;
-    match pidfd(child.id()) {
-        Ok(outer) => Ok(Box::new(Remains {
-            child: Some(child),
-            outer,
-            inner: Arc::default(),
-            status,
-            group,
-            _place: place,
-        })),
+    let outer = match pidfd(child.id()) {
+        Ok(outer) => outer,
         Err(error) => {
+            // Nobody but us waits for it, so that the number is still its own.
             child.kill()?;
             child.wait()?;
-            Err(error)
+            if let Some(group) = &group {
+                group.kill();
+            }
+            return Err(error);
         }
-    }
+    };
+    // Fails where it is no child of ours: one that the system put away by itself, for a gateway that was started to have no news
+    // of its children, would leave its number to others.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(outer.as_fd()), options)?;
+    let inner = Inner {
+        outer: child.id(),
+        handle: OnceLock::new(),
+    };
+    Ok(Box::new(Remains {
+        child: Some(child),
+        outer,
+        inner: Arc::new(inner),
+        status,
+        group,
+        _place: place,
+    }))
 }
 
 /// A handle of a process that no later process of the same number answers to.
@@ -338,19 +383,6 @@ pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("no such number of a process"))?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// Takes a handle of the first process inside from what bubblewrap has reported so far.
-pub(crate) fn note_inner(status: &[u8], inner: &OnceLock<OwnedFd>) {
-    if inner.get().is_none()
-        && let Some(pid) = number_after(status, "\"child-pid\":")
-        && let Ok(pid) = u32::try_from(pid)
-        // Where it is dead already there is nothing to wait for.
-        && let Ok(handle) = pidfd(pid)
-    {
-        // Somebody else was faster, with the same one.
-        let _set = inner.set(handle);
-    }
 }
 
 /// The number that follows a key in bubblewrap's one-line JSON, whose values are all numbers.
@@ -362,28 +394,42 @@ pub(crate) fn number_after(status: &[u8], key: &str) -> Option<u64> {
     after.get(..end)?.parse().ok()
 }
 
-/// Whether a process has ended, or a pipe has something to say.
+/// Whether a process ends, or a pipe has something to say, before it is given up.
 fn wait_for(process: BorrowedFd<'_>) -> bool {
-    let mut one = [PollFd::new(&process, PollFlags::IN)];
-    poll(&mut one, Some(&DEATH_WAIT)).is_ok_and(|ready| ready == 1)
+    poll_for(process, &DEATH_WAIT)
 }
 
-/// Processor time of a dead process and of all that died before it below it, in its line of `/proc`.
+fn poll_for(process: BorrowedFd<'_>, longest: &Timespec) -> bool {
+    let mut one = [PollFd::new(&process, PollFlags::IN)];
+    poll(&mut one, Some(longest)).is_ok_and(|ready| ready == 1)
+}
+
+/// Processor time of a dead process and of all that died before it below it.
 fn cpu_of(pid: u32) -> Option<Duration> {
     /// Always a hundred, whatever the kernel was built with.
     const TICKS_A_SECOND: u64 = 100;
+    let fields = fields_of(pid)?;
+    let ticks = fields.iter().skip(11).take(4);
+    let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap_or(0)).sum();
+    Some(Duration::from_millis(
+        ticks.saturating_mul(1000 / TICKS_A_SECOND),
+    ))
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    fields_of(pid)?.get(1)?.parse().ok()
+}
+
+/// What the kernel tells of a process in one line, from its state on.
+fn fields_of(pid: u32) -> Option<Vec<String>> {
     #[expect(
         clippy::disallowed_methods,
-        reason = "a file of the kernel's about our own child"
+        reason = "a file of the kernel's about our own child, or its child"
     )]
     let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it may hold anything, brackets too.
     let (_, after) = line.rsplit_once(')')?;
-    let fields = after.split_whitespace().skip(11).take(4);
-    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap_or(0)).sum();
-    Some(Duration::from_millis(
-        ticks.saturating_mul(1000 / TICKS_A_SECOND),
-    ))
+    Some(after.split_whitespace().map(ToOwned::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -423,5 +469,27 @@ mod tests {
         drop((told, other));
         let both = tokio::time::timeout(Duration::from_secs(4), places.acquire_many(2)).await;
         assert!(both.is_ok());
+    }
+
+    #[test]
+    fn only_a_child_of_bubblewrap_is_taken_for_the_first_process_inside() {
+        let mut child = sleeping().spawn().unwrap();
+        let told = format!("{{ \"child-pid\": {} }}", child.id());
+        let noted = |outer| {
+            let inner = Inner {
+                outer,
+                handle: OnceLock::new(),
+            };
+            inner.note(told.as_bytes());
+            inner.handle.get().is_some()
+        };
+        let (own, strange) = (noted(std::process::id()), noted(child.id()));
+        child.kill().unwrap();
+        assert!(own && !strange);
+        // It is dead, and its number may be given to another as soon as it was waited for.
+        poll_for(pidfd(child.id()).unwrap().as_fd(), &DEATH_WAIT);
+        assert!(!noted(std::process::id()));
+        child.wait().unwrap();
+        assert!(!noted(std::process::id()));
     }
 }
