@@ -79,6 +79,9 @@ pub struct Setting {
     pub sibling: String,
     /// The number of the process that runs the sandbox.
     pub pid: u32,
+    /// When that process was born, as the kernel tells it in `/proc`: in there another one may have the same number, and in a
+    /// container the gateway's is often 1.
+    pub born: String,
     /// A port on 127.0.0.1 that somebody listens at; 0 where nobody does.
     pub port: u16,
     /// The name of an abstract socket that somebody listens at.
@@ -231,6 +234,7 @@ impl Setting {
         vec![
             ("PROBE_SIBLING", self.sibling.clone()),
             ("PROBE_PID", self.pid.to_string()),
+            ("PROBE_BORN", self.born.clone()),
             ("PROBE_PORT", self.port.to_string()),
             ("PROBE_ABSTRACT", self.abstract_socket.clone()),
             ("PROBE_NAMESPACES", self.namespaces.clone()),
@@ -248,11 +252,23 @@ impl Setting {
         Self {
             sibling,
             pid: std::process::id(),
+            born: born().unwrap_or_default(),
             port: 0,
             abstract_socket: String::new(),
             namespaces: namespaces.collect::<Vec<_>>().join(" "),
         }
     }
+}
+
+/// When this process was born: the twentieth field after the name, which may hold anything.
+fn born() -> Option<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file of the kernel's about this process"
+    )]
+    let line = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, after) = line.rsplit_once(')')?;
+    after.split_whitespace().nth(19).map(ToOwned::to_owned)
 }
 
 /// Refusals that the tables name often.

@@ -4,7 +4,16 @@ use super::refusal::{PERMISSION, YES};
 use super::{Held, Outside, Probe};
 
 const SIGNAL: &str = r#"
-if said=$(kill -0 "$PROBE_PID" 2>&1); then echo "ESCAPED: $PROBE_PID is there"; else echo "held: $said"; fi"#;
+# Not in a shell of its own, which might have that number.
+if kill -0 "$PROBE_PID" 2>refusal; then
+  # One of the sandbox's own may have that number; it was born at another time.
+  born=$(sed 's/.*) //' "/proc/$PROBE_PID/stat" | cut -d ' ' -f 20)
+  if [ -n "$born" ] && [ -n "$PROBE_BORN" ] && [ "$born" != "$PROBE_BORN" ]; then
+    echo "held: No such process, but another $PROBE_PID"
+  else
+    echo "ESCAPED: $PROBE_PID is there"
+  fi
+else echo "held: $(cat refusal)"; fi"#;
 
 const LIST: &str = r#"
 n=$(ls /proc | grep -c '^[0-9]')

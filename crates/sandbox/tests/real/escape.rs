@@ -88,6 +88,34 @@ fn no_probe_escapes_for_an_ordinary_user() {
     again_as_ordinary("escape::no_probe_escapes");
 }
 
+/// In a container the gateway is often process 1, and each sandbox has a process of that number too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_with_a_small_number_is_not_taken_for_one_that_is_seen() {
+    let Some(bench) = bench().await else {
+        return;
+    };
+    let world = world(bench.dir.path());
+    for pid in 1..=3 {
+        let setting = Setting {
+            pid,
+            ..world.setting.clone()
+        };
+        for probe in probe::all().filter(|probe| probe.quick && !probe.needs_python()) {
+            let workspace = bench.workspace(&format!("{pid} {}", probe.name));
+            let run = bench
+                .sandbox
+                .run(grant(&workspace, probe.ceilings()), probe.program(&setting));
+            let verdict = probe.judge(&Box::pin(run).await.unwrap());
+            assert_eq!(verdict, Verdict::Held, "{pid}: {}", probe.name);
+        }
+    }
+}
+
+#[test]
+fn a_gateway_of_an_ordinary_user_with_a_small_number_is_not_taken_for_seen() {
+    again_as_ordinary("escape::a_gateway_with_a_small_number_is_not_taken_for_one_that_is_seen");
+}
+
 /// A probe that could not fail would show nothing.
 #[test]
 fn every_probe_gets_out_where_there_are_no_walls() {
