@@ -20,6 +20,8 @@ pub struct Probe {
     pub name: &'static str,
     /// How.
     pub script: Script,
+    /// Programs that the script calls. Where one is missing it is not tried: what such a script says shows nothing.
+    pub needs: &'static [&'static str],
     /// What must happen: one of these.
     pub held: &'static [Held],
     /// Whether the same script gets through where there are no walls.
@@ -32,7 +34,8 @@ pub struct Probe {
     pub of_all: bool,
 }
 
-/// What is run. It writes `ESCAPED` where it got through, `held:` and the refusal where it did not.
+/// What is run. It writes `ESCAPED` where it got through, `held:` and the refusal where it did not, `untried:` and the reason
+/// where it could not try.
 #[derive(Clone, Copy, Debug)]
 pub enum Script {
     /// For `sh`.
@@ -68,6 +71,8 @@ pub enum Verdict {
     Held,
     /// It got through.
     Escaped(String),
+    /// It could not be tried, for this reason: something that it needs is missing.
+    Untried(String),
     /// Neither: the walls may stand, and nothing shows it.
     Unclear(String),
 }
@@ -102,6 +107,10 @@ pub const PROBES: [&[Probe]; 5] = [
 /// What the Python scripts begin with: calls by number, and a line that says how one went.
 pub const PRELUDE: &str = include_str!("probe/prelude.py");
 
+/// What the scripts of the shell do for each program that they need.
+const MISSING: &str =
+    r#"command -v "$need" >/dev/null || { echo "untried: there is no $need"; exit 0; }"#;
+
 /// All probes in order.
 pub fn all() -> impl Iterator<Item = &'static Probe> {
     PROBES.into_iter().flatten()
@@ -112,6 +121,7 @@ impl Probe {
         Self {
             name,
             script: Script::Shell(script),
+            needs: &[],
             held,
             outside: Outside::Escapes,
             quick: false,
@@ -125,6 +135,10 @@ impl Probe {
             script: Script::Python(script),
             ..Self::shell(name, "", held)
         }
+    }
+
+    const fn needs(self, needs: &'static [&'static str]) -> Self {
+        Self { needs, ..self }
     }
 
     const fn quick(self) -> Self {
@@ -183,7 +197,11 @@ impl Probe {
     #[must_use]
     pub fn argv(&self) -> Vec<String> {
         match self.script {
-            Script::Shell(script) => ["sh", "-c", script].map(str::to_owned).to_vec(),
+            Script::Shell(script) => {
+                let needs = self.needs.join(" ");
+                let all = format!("for need in {needs}; do {MISSING}; done\n{script}");
+                ["sh", "-c", &all].map(str::to_owned).to_vec()
+            }
             Script::Python(script) => {
                 let all = format!("{PRELUDE}\n{script}");
                 ["python3", "-I", "-S", "-c", &all]
@@ -211,9 +229,13 @@ impl Probe {
         if said.contains("ESCAPED") {
             return Verdict::Escaped(said.trim().to_owned());
         }
+        let after = |word: &str| said.lines().find_map(|line| line.strip_prefix(word));
+        if let Some(why) = after("untried:").filter(|_| outcome.end == End::Exited(0)) {
+            return Verdict::Untried(why.trim().to_owned());
+        }
         let met = |held: &Held| match held {
             Held::Says(text) => {
-                let line = said.lines().find_map(|line| line.strip_prefix("held:"));
+                let line = after("held:");
                 outcome.end == End::Exited(0) && line.is_some_and(|line| line.contains(text))
             }
             Held::Ends(end) => outcome.end == *end,
@@ -317,6 +339,30 @@ mod tests {
         assert!(all().filter(|probe| probe.quick).count() >= 12);
     }
 
+    /// One that is not named would not be missed, and the script might take its silence for a wall.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn each_script_of_the_shell_names_what_it_calls() {
+        const OF_THE_SHELL: [&str; 7] = ["[", "echo", "false", "kill", "printf", "test", "true"];
+        for probe in all() {
+            let Script::Shell(script) = probe.script else {
+                continue;
+            };
+            let mut called = vec![script.to_owned()];
+            for before in ["\n", "$(", "|", ";", "&&", "then ", "if ", "else ", "do "] {
+                let parts = called.iter().flat_map(|text| text.split(before));
+                called = parts.map(|text| text.trim().to_owned()).collect();
+            }
+            for part in called {
+                let word = part.split_whitespace().next().unwrap_or_default();
+                let outside = crate::runtime::PROGRAMS.contains(&word);
+                if outside && !OF_THE_SHELL.contains(&word) {
+                    assert!(probe.needs.contains(&word), "{}: {word}", probe.name);
+                }
+            }
+        }
+    }
+
     /// Whatever is not the expected refusal is no success: a program that is missing, a script that breaks.
     #[test]
     fn only_the_expected_refusal_counts() {
@@ -331,6 +377,10 @@ mod tests {
             judge(End::Exited(0), "held: EPERM\nESCAPED\n"),
             Verdict::Escaped(_)
         ));
+        assert_eq!(
+            judge(End::Exited(0), "untried: there is no ls\nheld: EPERM\n"),
+            Verdict::Untried("there is no ls".to_owned())
+        );
         for (end, said) in [
             (End::Exited(127), ""),
             (End::Exited(0), ""),

@@ -31,8 +31,10 @@ pub struct Offer {
     pub version: String,
     /// How far it walls off.
     pub isolation: Isolation,
-    /// Probes of the self-test, all of which were held.
+    /// Probes of the self-test that were tried, all of which were held.
     pub probes: usize,
+    /// Probes of the self-test that could not be tried, each with the reason: nothing shows that these walls stand.
+    pub untried: Vec<(&'static str, String)>,
     /// How long the self-test took.
     pub tested_in: Duration,
 }

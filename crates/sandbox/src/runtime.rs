@@ -26,7 +26,7 @@ const FREE_BYTES_MIN: u64 = 1 << 30;
 const HOST_BIN: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
 
 /// Programs that are taken along where the machine has them. [`MUST`] is a must.
-const PROGRAMS: &[&str] = &[
+pub(crate) const PROGRAMS: &[&str] = &[
     "sh",
     "bash",
     "[",

@@ -43,9 +43,12 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
     let began = Instant::now();
     let room = Scratch::new(Arc::clone(place))?;
     let setting = Setting::of_this_process(room.canary()?);
-    let quick: Vec<&Probe> = probe::all()
-        .filter(|probe| probe.quick && (!probe.needs_python() || walls.runtime.has_python()))
-        .collect();
+    let (quick, cannot): (Vec<&Probe>, Vec<&Probe>) = probe::all()
+        .filter(|probe| probe.quick)
+        .partition(|probe| !probe.needs_python() || walls.runtime.has_python());
+    let no_python = |probe: &&Probe| (probe.name, "there is no python3".to_owned());
+    let mut untried: Vec<_> = cannot.iter().map(no_python).collect();
+    let mut held = 0;
     for batch in quick.chunks(PROBES_AT_ONCE) {
         let tries: Vec<_> = batch
             .iter()
@@ -53,7 +56,8 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
             .collect();
         for (probe, tried) in batch.iter().zip(join_all(tries).await) {
             match tried? {
-                Verdict::Held => {}
+                Verdict::Held => held += 1,
+                Verdict::Untried(why) => untried.push((probe.name, why)),
                 Verdict::Escaped(how) => {
                     return Err(SandboxError::NotOffered(format!(
                         "`{}` escaped: {how}",
@@ -78,7 +82,8 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
         name: "bubblewrap",
         version: walls.bubblewrap.version.clone(),
         isolation: Isolation::Namespaces,
-        probes: quick.len(),
+        probes: held,
+        untried,
         tested_in: began.elapsed(),
     })
 }

@@ -349,6 +349,10 @@ fn sandbox_checks(report: &Report) -> Vec<Check> {
         offer.tested_in.as_millis(),
         report.interpreters.join(" ")
     );
+    let untried = offer.untried.iter();
+    let untried: Vec<_> = untried
+        .map(|(name, why)| format!("`{name}` ({why})"))
+        .collect();
     let limits: Vec<_> = report
         .limits
         .iter()
@@ -360,7 +364,13 @@ fn sandbox_checks(report: &Report) -> Vec<Check> {
         .contains(&(Limit::Memory, Mechanism::EachProcess));
     let wall = format!("uid wall: {}", report.uid_wall);
     vec![
-        ok("sandbox", found),
+        if untried.is_empty() {
+            ok("sandbox", found)
+        } else {
+            let found = format!("{found}; not tried: {}", untried.join(", "));
+            let advice = "nothing shows that these walls stand: install what the probes need, then restart the gateway";
+            warn("sandbox", found, advice)
+        },
         if whole {
             ok("sandbox limits", limits)
         } else {
