@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use self::install::Plan;
 use crate::error::SandboxError;
+use crate::selftest::FREE_AND_RESTART;
 
 /// What the names of runtimes begin with; sixteen digits follow.
 const NAME: &str = "runtime-";
@@ -283,9 +284,9 @@ fn take(place: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
 fn build(place: BorrowedFd<'_>, name: &str, plan: &Plan) -> Result<(), SandboxError> {
     let stat = rustix::fs::fstatvfs(place).map_err(failed)?;
     if stat.f_bavail.saturating_mul(stat.f_frsize) < FREE_BYTES_MIN {
-        return Err(failed(
-            "there is less than 1 GiB free, and it takes some hundred MiB",
-        ));
+        return Err(failed(format!(
+            "there is less than 1 GiB of disk free, and it takes some hundred MiB: {FREE_AND_RESTART}"
+        )));
     }
     let (beside, directory) = fresh_dir(place, BESIDE).map_err(failed)?;
     // Programs of other users find it as their root.

@@ -16,11 +16,14 @@ use crate::report::Offer;
 use crate::run;
 use crate::runtime;
 use crate::walls::Walls;
+use crate::workspace;
 
 /// Probes of the self-test that run at once.
 const PROBES_AT_ONCE: usize = 4;
 /// The user of the self-test: the last one, which no tenant is likely to have.
 const PROBE_USER: u32 = 99_999;
+/// What is to be done about a disk that was full at the start: nothing looks at it again.
+pub(crate) const FREE_AND_RESTART: &str = "free some of it, then restart the gateway";
 /// What one of the quick probes makes.
 const LEAVES_A_LINK: &str = "follow a planted link/link";
 
@@ -32,6 +35,11 @@ pub(crate) async fn bubblewrap(place: Arc<OwnedFd>) -> Result<(Arc<Walls>, Offer
 }
 
 async fn walls(place: &Arc<OwnedFd>) -> Result<Arc<Walls>, SandboxError> {
+    if workspace::is_short(place.as_fd())? {
+        return Err(SandboxError::NotOffered(format!(
+            "the disk is nearly full (less than 1 GiB, of a small disk an eighth, is free): {FREE_AND_RESTART}"
+        )));
+    }
     let place = Arc::clone(place);
     let built = tokio::task::spawn_blocking(move || Walls::new(&place)).await;
     let built = built.map_err(|error| SandboxError::System(error.to_string()))?;

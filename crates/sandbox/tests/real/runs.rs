@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use sandbox::{
     Ceiling, Ceilings, ChangeKind, End, FileKind, Floor, Grant, Isolation, OsUser, Program,
-    SandboxError,
+    Sandbox, SandboxError,
 };
 
 use crate::support::{again_as_ordinary, bench, is_root, processes_with, shell, until};
@@ -415,6 +415,16 @@ async fn a_workspace_that_is_overfull_is_not_run_in() {
 /// A file system that is unmounted with the value.
 struct SmallDisk(PathBuf);
 
+impl SmallDisk {
+    /// One of 64 MiB.
+    fn at(path: &Path) -> Self {
+        let flags = rustix::mount::MountFlags::NOSUID;
+        let mounted = rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(c"size=64m"));
+        mounted.unwrap();
+        Self(path.to_owned())
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let path = self.0.as_path();
@@ -429,15 +439,7 @@ async fn a_file_without_a_name_does_not_fill_the_disk() {
         return;
     };
     let workspace = bench.workspace("small-disk");
-    let mounted = rustix::mount::mount(
-        "tmpfs",
-        workspace.as_path(),
-        "tmpfs",
-        rustix::mount::MountFlags::NOSUID,
-        Some(c"size=64m"),
-    );
-    mounted.unwrap();
-    let disk = SmallDisk(workspace.clone());
+    let disk = SmallDisk::at(&workspace);
     let script = "exec 5>hidden; rm hidden; head -c 60000000 /dev/zero >&5; sleep 20; echo ESCAPED";
     let outcome = bench
         .run_in(&workspace, shell(script), Ceilings::default())
@@ -448,6 +450,27 @@ async fn a_file_without_a_name_does_not_fill_the_disk() {
     let free = rustix::fs::statvfs(&workspace).unwrap();
     assert!(free.f_bavail * free.f_frsize > 60_000_000);
     drop(disk);
+}
+
+/// It is not looked at again, so that whoever reads the refusal must be told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_at_the_start_is_a_refusal_that_says_what_to_do() {
+    let Some(bench) = bench().await.filter(|_| is_root()) else {
+        return;
+    };
+    let place = bench.workspace("full-disk");
+    let _disk = SmallDisk::at(&place);
+    for filled in [false, true] {
+        if filled {
+            fs::write(place.join("fill"), vec![1; 60 << 20]).unwrap();
+        }
+        let sandbox = Sandbox::open(fs::File::open(&place).unwrap().into()).await;
+        let refused = sandbox.report().refused.join(" ");
+        assert!(
+            refused.contains("free some of it, then restart the gateway"),
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
