@@ -374,7 +374,7 @@ fn sandbox_checks(report: &Report) -> Vec<Check> {
         if whole {
             ok("sandbox limits", limits)
         } else {
-            let advice = "memory of a program is bounded for each of its processes only: give the gateway control groups (Delegate=yes in systemd)";
+            let advice = "memory of a program is bounded for each of its processes only: docs/sandbox.md says which control groups the gateway can use (Delegate=yes is not enough)";
             warn("sandbox limits", limits, advice)
         },
         match report.uid_wall {
