@@ -381,7 +381,7 @@ mod tests {
     fn a_walk_ends_where_the_paths_take_too_much_memory() {
         let dir = tempfile::tempdir().unwrap();
         let long = "d".repeat(255);
-        let deep = dir.path().join(vec![long.as_str(); 12].join("/"));
+        let deep = dir.path().join([long.as_str(); 12].join("/"));
         fs::create_dir_all(&deep).unwrap();
         let room = Room {
             files: 20_000,
