@@ -1,5 +1,6 @@
 //! What a program may do, and what it is: the two arguments of a run.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ pub struct Floor(Isolation);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand(Isolation);
 
-/// A user number of the machine that no account has; each tenant has its own.
+/// A user number of the machine that no account has; each tenant has its own. What accounts were promised for their containers
+/// may hold it: [`crate::Report::promised`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OsUser(u32);
 
@@ -75,7 +77,8 @@ pub struct Program {
     pub(crate) dir: Option<String>,
 }
 
-/// First number of [`OsUser`]: far above accounts, below the ranges that containers take for theirs.
+/// First number of [`OsUser`]: far above accounts. The ranges that distributions give accounts for their containers begin at
+/// 100,000 and go on by 65,536, so that from the second account on they must be looked at.
 const USER_FIRST: u32 = 200_000;
 /// Numbers of [`OsUser`]: as many tenants as one process is made for, ten times over.
 const USERS: u32 = 100_000;
@@ -115,6 +118,12 @@ impl OsUser {
     #[must_use]
     pub fn numbered(tenant: u32) -> Option<Self> {
         (tenant < USERS).then_some(Self(USER_FIRST.saturating_add(tenant)))
+    }
+
+    /// The numbers that tenants may get.
+    #[must_use]
+    pub const fn range() -> Range<u32> {
+        USER_FIRST..USER_FIRST + USERS
     }
 
     /// The number for the system.

@@ -16,6 +16,9 @@ pub struct Report {
     pub refused: Vec<String>,
     /// Which user programs run as.
     pub uid_wall: UidWall,
+    /// Accounts that the machine has promised users of tenants to, in `/etc/subuid`: programs of their containers may be such a
+    /// user too. Looked at where each tenant has a user of its own.
+    pub promised: Vec<String>,
     /// What keeps each limit; empty where nothing is offered.
     pub limits: Vec<(Limit, Mechanism)>,
     /// Interpreters of the runtime beside the shell.

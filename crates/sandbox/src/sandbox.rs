@@ -13,7 +13,7 @@ use crate::report::Report;
 #[cfg(target_os = "linux")]
 use crate::report::{self, UidWall};
 #[cfg(target_os = "linux")]
-use crate::{run, selftest};
+use crate::{run, selftest, subuid};
 
 /// Programs that run at once: each has processes, descriptors and a directory that is watched.
 pub const RUNS_MAX: usize = 64;
@@ -41,6 +41,7 @@ impl Sandbox {
             Ok((walls, offer)) => {
                 if walls.is_root {
                     report.uid_wall = UidWall::PerTenant;
+                    report.promised = subuid::overlapping();
                 }
                 report.limits = report::limits(&walls.cgroups);
                 report.interpreters = walls.runtime.interpreters();

@@ -378,6 +378,14 @@ fn sandbox_checks(report: &Report) -> Vec<Check> {
             warn("sandbox limits", limits, advice)
         },
         match report.uid_wall {
+            UidWall::PerTenant if !report.promised.is_empty() => {
+                let promised = report.promised.join(", ");
+                warn(
+                    "sandbox users",
+                    format!("{wall}, but /etc/subuid gives some of them to {promised}"),
+                    "containers of that account may be a tenant's user: move the range (docs/sandbox.md)",
+                )
+            }
             UidWall::PerTenant => ok("sandbox users", wall),
             UidWall::Absent => warn(
                 "sandbox users",
