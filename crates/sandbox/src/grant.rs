@@ -1,5 +1,6 @@
 //! What a program may do, and what it is: the two arguments of a run.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ pub struct Floor(Isolation);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand(Isolation);
 
-/// A user number of the machine that no account has; each tenant has its own.
+/// A user number of the machine that no account has; each tenant has its own. What accounts were promised for their containers
+/// may hold it: [`crate::Report::promised`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OsUser(u32);
 
@@ -75,7 +77,8 @@ pub struct Program {
     pub(crate) dir: Option<String>,
 }
 
-/// First number of [`OsUser`]: far above accounts, below the ranges that containers take for theirs.
+/// First number of [`OsUser`]: far above accounts. The ranges that distributions give accounts for their containers begin at
+/// 100,000 and go on by 65,536, so that from the second account on they must be looked at.
 const USER_FIRST: u32 = 200_000;
 /// Numbers of [`OsUser`]: as many tenants as one process is made for, ten times over.
 const USERS: u32 = 100_000;
@@ -115,6 +118,12 @@ impl OsUser {
     #[must_use]
     pub fn numbered(tenant: u32) -> Option<Self> {
         (tenant < USERS).then_some(Self(USER_FIRST.saturating_add(tenant)))
+    }
+
+    /// The numbers that tenants may get.
+    #[must_use]
+    pub const fn range() -> Range<u32> {
+        USER_FIRST..USER_FIRST + USERS
     }
 
     /// The number for the system.
@@ -176,7 +185,8 @@ impl Grant {
 }
 
 impl Program {
-    /// A program by its path in the sandbox, or by a name in `/usr/bin`.
+    /// A program by its path in the sandbox, or by a name in `/usr/bin` (or where a `PATH` of its own leads). Where there is
+    /// none, the run ends with the code 127, as in a shell.
     #[must_use]
     pub fn new(program: impl Into<String>) -> Self {
         Self {
@@ -192,7 +202,8 @@ impl Program {
         self
     }
 
-    /// Sets a variable of the environment, which holds nothing of the gateway's.
+    /// Sets a variable of the environment, which holds nothing of the gateway's. It is the program's alone: what sets the
+    /// limits before is not told.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
@@ -218,6 +229,10 @@ impl Program {
         let refuse = |why: &str| Err(SandboxError::Program(why.to_owned()));
         if self.argv.first().is_none_or(String::is_empty) {
             return refuse("has no name");
+        }
+        // Would be taken for a variable.
+        if self.argv.first().is_some_and(|name| name.contains('=')) {
+            return refuse("has a name with `=` in it");
         }
         let bytes: usize = self.argv.iter().map(|arg| arg.len() + 1).sum();
         let more: usize = self
@@ -290,6 +305,7 @@ mod tests {
         for bad in [
             Program::default(),
             Program::new(""),
+            Program::new("a=b").args(["c"]),
             Program::new("sh").args(["a\0b"]),
             Program::new("sh").args(["x".repeat(ARGUMENT_BYTES_MAX)]),
             Program::new("sh").env("1A", ""),

@@ -50,6 +50,8 @@ mod selftest;
 #[cfg(target_os = "linux")]
 mod start;
 #[cfg(target_os = "linux")]
+mod subuid;
+#[cfg(target_os = "linux")]
 mod walls;
 #[cfg(target_os = "linux")]
 mod workspace;

@@ -44,7 +44,7 @@ pub enum Ceiling {
     Memory,
     /// Bytes of the workspace or of one file.
     Disk,
-    /// Files of the workspace, or directories within each other.
+    /// Files of the workspace, the bytes of their paths, or directories within each other.
     Files,
     /// Bytes of output.
     Output,

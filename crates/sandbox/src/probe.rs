@@ -20,6 +20,8 @@ pub struct Probe {
     pub name: &'static str,
     /// How.
     pub script: Script,
+    /// Programs that the script calls. Where one is missing it is not tried: what such a script says shows nothing.
+    pub needs: &'static [&'static str],
     /// What must happen: one of these.
     pub held: &'static [Held],
     /// Whether the same script gets through where there are no walls.
@@ -32,7 +34,8 @@ pub struct Probe {
     pub of_all: bool,
 }
 
-/// What is run. It writes `ESCAPED` where it got through, `held:` and the refusal where it did not.
+/// What is run. It writes `ESCAPED` where it got through, `held:` and the refusal where it did not, `untried:` and the reason
+/// where it could not try.
 #[derive(Clone, Copy, Debug)]
 pub enum Script {
     /// For `sh`.
@@ -68,6 +71,8 @@ pub enum Verdict {
     Held,
     /// It got through.
     Escaped(String),
+    /// It could not be tried, for this reason: something that it needs is missing.
+    Untried(String),
     /// Neither: the walls may stand, and nothing shows it.
     Unclear(String),
 }
@@ -79,6 +84,9 @@ pub struct Setting {
     pub sibling: String,
     /// The number of the process that runs the sandbox.
     pub pid: u32,
+    /// When that process was born, as the kernel tells it in `/proc`: in there another one may have the same number, and in a
+    /// container the gateway's is often 1.
+    pub born: String,
     /// A port on 127.0.0.1 that somebody listens at; 0 where nobody does.
     pub port: u16,
     /// The name of an abstract socket that somebody listens at.
@@ -99,6 +107,10 @@ pub const PROBES: [&[Probe]; 5] = [
 /// What the Python scripts begin with: calls by number, and a line that says how one went.
 pub const PRELUDE: &str = include_str!("probe/prelude.py");
 
+/// What the scripts of the shell do for each program that they need.
+const MISSING: &str =
+    r#"command -v "$need" >/dev/null || { echo "untried: there is no $need"; exit 0; }"#;
+
 /// All probes in order.
 pub fn all() -> impl Iterator<Item = &'static Probe> {
     PROBES.into_iter().flatten()
@@ -109,6 +121,7 @@ impl Probe {
         Self {
             name,
             script: Script::Shell(script),
+            needs: &[],
             held,
             outside: Outside::Escapes,
             quick: false,
@@ -122,6 +135,10 @@ impl Probe {
             script: Script::Python(script),
             ..Self::shell(name, "", held)
         }
+    }
+
+    const fn needs(self, needs: &'static [&'static str]) -> Self {
+        Self { needs, ..self }
     }
 
     const fn quick(self) -> Self {
@@ -180,7 +197,11 @@ impl Probe {
     #[must_use]
     pub fn argv(&self) -> Vec<String> {
         match self.script {
-            Script::Shell(script) => ["sh", "-c", script].map(str::to_owned).to_vec(),
+            Script::Shell(script) => {
+                let needs = self.needs.join(" ");
+                let all = format!("for need in {needs}; do {MISSING}; done\n{script}");
+                ["sh", "-c", &all].map(str::to_owned).to_vec()
+            }
             Script::Python(script) => {
                 let all = format!("{PRELUDE}\n{script}");
                 ["python3", "-I", "-S", "-c", &all]
@@ -208,9 +229,13 @@ impl Probe {
         if said.contains("ESCAPED") {
             return Verdict::Escaped(said.trim().to_owned());
         }
+        let after = |word: &str| said.lines().find_map(|line| line.strip_prefix(word));
+        if let Some(why) = after("untried:").filter(|_| outcome.end == End::Exited(0)) {
+            return Verdict::Untried(why.trim().to_owned());
+        }
         let met = |held: &Held| match held {
             Held::Says(text) => {
-                let line = said.lines().find_map(|line| line.strip_prefix("held:"));
+                let line = after("held:");
                 outcome.end == End::Exited(0) && line.is_some_and(|line| line.contains(text))
             }
             Held::Ends(end) => outcome.end == *end,
@@ -231,6 +256,7 @@ impl Setting {
         vec![
             ("PROBE_SIBLING", self.sibling.clone()),
             ("PROBE_PID", self.pid.to_string()),
+            ("PROBE_BORN", self.born.clone()),
             ("PROBE_PORT", self.port.to_string()),
             ("PROBE_ABSTRACT", self.abstract_socket.clone()),
             ("PROBE_NAMESPACES", self.namespaces.clone()),
@@ -248,11 +274,23 @@ impl Setting {
         Self {
             sibling,
             pid: std::process::id(),
+            born: born().unwrap_or_default(),
             port: 0,
             abstract_socket: String::new(),
             namespaces: namespaces.collect::<Vec<_>>().join(" "),
         }
     }
+}
+
+/// When this process was born: the twentieth field after the name, which may hold anything.
+fn born() -> Option<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file of the kernel's about this process"
+    )]
+    let line = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, after) = line.rsplit_once(')')?;
+    after.split_whitespace().nth(19).map(ToOwned::to_owned)
 }
 
 /// Refusals that the tables name often.
@@ -301,6 +339,30 @@ mod tests {
         assert!(all().filter(|probe| probe.quick).count() >= 12);
     }
 
+    /// One that is not named would not be missed, and the script might take its silence for a wall.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn each_script_of_the_shell_names_what_it_calls() {
+        const OF_THE_SHELL: [&str; 7] = ["[", "echo", "false", "kill", "printf", "test", "true"];
+        for probe in all() {
+            let Script::Shell(script) = probe.script else {
+                continue;
+            };
+            let mut called = vec![script.to_owned()];
+            for before in ["\n", "$(", "|", ";", "&&", "then ", "if ", "else ", "do "] {
+                let parts = called.iter().flat_map(|text| text.split(before));
+                called = parts.map(|text| text.trim().to_owned()).collect();
+            }
+            for part in called {
+                let word = part.split_whitespace().next().unwrap_or_default();
+                let outside = crate::runtime::PROGRAMS.contains(&word);
+                if outside && !OF_THE_SHELL.contains(&word) {
+                    assert!(probe.needs.contains(&word), "{}: {word}", probe.name);
+                }
+            }
+        }
+    }
+
     /// Whatever is not the expected refusal is no success: a program that is missing, a script that breaks.
     #[test]
     fn only_the_expected_refusal_counts() {
@@ -315,6 +377,10 @@ mod tests {
             judge(End::Exited(0), "held: EPERM\nESCAPED\n"),
             Verdict::Escaped(_)
         ));
+        assert_eq!(
+            judge(End::Exited(0), "untried: there is no ls\nheld: EPERM\n"),
+            Verdict::Untried("there is no ls".to_owned())
+        );
         for (end, said) in [
             (End::Exited(127), ""),
             (End::Exited(0), ""),

@@ -16,6 +16,9 @@ pub struct Report {
     pub refused: Vec<String>,
     /// Which user programs run as.
     pub uid_wall: UidWall,
+    /// Accounts that the machine has promised users of tenants to, in `/etc/subuid`: programs of their containers may be such a
+    /// user too. Looked at where each tenant has a user of its own.
+    pub promised: Vec<String>,
     /// What keeps each limit; empty where nothing is offered.
     pub limits: Vec<(Limit, Mechanism)>,
     /// Interpreters of the runtime beside the shell.
@@ -31,8 +34,10 @@ pub struct Offer {
     pub version: String,
     /// How far it walls off.
     pub isolation: Isolation,
-    /// Probes of the self-test, all of which were held.
+    /// Probes of the self-test that were tried, all of which were held.
     pub probes: usize,
+    /// Probes of the self-test that could not be tried, each with the reason: nothing shows that these walls stand.
+    pub untried: Vec<(&'static str, String)>,
     /// How long the self-test took.
     pub tested_in: Duration,
 }

@@ -2,9 +2,9 @@
 
 use std::io::{self, PipeReader, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
@@ -12,6 +12,7 @@ use sys::{Entry, Identity, Resource, Tree};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use crate::bubblewrap::argv::{Shape, Sources, argv};
@@ -20,7 +21,7 @@ use crate::cgroup::{Controller, Group};
 use crate::error::SandboxError;
 use crate::grant::{Ceilings, Grant, OsUser, Program};
 use crate::outcome::{Captured, Ceiling, End, Outcome};
-use crate::start::{self, Buried, Running, number_after};
+use crate::start::{self, Buried, Inner, Plan, Running, number_after};
 use crate::walls::Walls;
 use crate::workspace::{self, Listing, Overfull, Room};
 
@@ -44,8 +45,7 @@ const STAGED: [(&std::ffi::CStr, &str); 2] = [
 
 /// What is ready before the start.
 struct Prepared {
-    command: Command,
-    group: Option<Group>,
+    plan: Plan,
     workspace: Arc<OwnedFd>,
     before: Listing,
     stdout: PipeReader,
@@ -61,19 +61,20 @@ struct Heard {
     status: Vec<u8>,
 }
 
-/// Runs one program behind the walls, and answers when its last process is dead. Dropping the future ends the program.
+/// Runs one program behind the walls, and answers when its last process is dead. Dropping the future ends the program, whose
+/// place is given back when that has happened.
 pub(crate) async fn run(
     walls: &Arc<Walls>,
     grant: Grant,
     program: Program,
+    place: OwnedSemaphorePermit,
 ) -> Result<Outcome, SandboxError> {
     program.check()?;
     let ceilings = grant.ceilings;
     let behind = Arc::clone(walls);
-    let prepared = blocking(move || prepare(&behind, grant, &program)).await??;
+    let prepared = blocking(move || prepare(&behind, grant, &program, place)).await??;
     let Prepared {
-        command,
-        group,
+        plan,
         workspace,
         before,
         stdout,
@@ -81,20 +82,14 @@ pub(crate) async fn run(
         status,
     } = prepared;
     let started = Instant::now();
-    let failed = |error: io::Error| SandboxError::Start(error.to_string());
-    let told = status.try_clone().map_err(failed)?.into();
-    let running = walls
-        .starter
-        .start(command, group, told)
-        .await
-        .map_err(failed)?;
+    let running = walls.starter.start(plan).await;
+    let running = running.map_err(|error| SandboxError::Start(error.to_string()))?;
     let (heard, limited) = attend(&running, [stdout, stderr, status], &workspace, &ceilings)
         .await
         .map_err(|error| SandboxError::System(error.to_string()))?;
-    let remains = running.into_remains();
     let room = room(&ceilings);
     let (buried, after) = blocking(move || {
-        let buried = remains.map(|mut remains| remains.bury());
+        let buried = running.bury();
         (buried, workspace::list(workspace.as_fd(), room))
     })
     .await?;
@@ -142,7 +137,12 @@ fn room(ceilings: &Ceilings) -> Room {
 }
 
 /// Everything that touches the disk or the system before the start.
-fn prepare(walls: &Walls, grant: Grant, program: &Program) -> Result<Prepared, SandboxError> {
+fn prepare(
+    walls: &Walls,
+    grant: Grant,
+    program: &Program,
+    place: OwnedSemaphorePermit,
+) -> Result<Prepared, SandboxError> {
     let failed = |error: io::Error| SandboxError::Start(error.to_string());
     let Grant {
         workspace,
@@ -150,18 +150,8 @@ fn prepare(walls: &Walls, grant: Grant, program: &Program) -> Result<Prepared, S
         ceilings,
         ..
     } = grant;
-    if workspace::is_short(workspace.as_fd())? {
-        return Err(SandboxError::Workspace(
-            "is on a disk that is nearly full".to_owned(),
-        ));
-    }
-    let room = room(&ceilings);
     let become_user = walls.is_root.then_some(user);
-    if let Some(user) = become_user {
-        workspace::adopt(workspace.as_fd(), user.uid(), room)?;
-    }
-    let before = workspace::list(workspace.as_fd(), room)?
-        .map_err(|_| SandboxError::Workspace("holds more than is allowed".to_owned()))?;
+    let before = take_over(&workspace, become_user, room(&ceilings))?;
     let made = walls.cgroups.group(&ceilings);
     let group = made.map_err(|error| failed(error.into()))?;
     let mut entry = Entry {
@@ -194,15 +184,36 @@ fn prepare(walls: &Walls, grant: Grant, program: &Program) -> Result<Prepared, S
         command.stdin(Stdio::from(memory(&program.stdin)?));
     }
     sys::prepare(&mut command, entry);
-    Ok(Prepared {
+    let plan = Plan {
         command,
         group,
+        status: status.try_clone().map_err(failed)?.into(),
+        place,
+    };
+    Ok(Prepared {
+        plan,
         workspace: Arc::new(workspace),
         before,
         stdout,
         stderr,
         status,
     })
+}
+
+/// Makes the workspace the user's, where there is one, and lists what is in it.
+fn take_over(
+    workspace: &OwnedFd,
+    user: Option<OsUser>,
+    room: Room,
+) -> Result<Listing, SandboxError> {
+    let refused = |why: &str| SandboxError::Workspace(why.to_owned());
+    if workspace::is_short(workspace.as_fd())? {
+        return Err(refused("is on a disk that is nearly full"));
+    }
+    if let Some(user) = user {
+        workspace::adopt(workspace.as_fd(), user.uid(), room)?;
+    }
+    workspace::list(workspace.as_fd(), room)?.map_err(|_| refused("holds more than is allowed"))
 }
 
 /// Hands runtime and workspace over. Another user could not reach them, below directories that are closed to all others; so
@@ -282,7 +293,7 @@ async fn attend(
         let (stdout, stderr, status) = (receiver(stdout)?, receiver(stderr)?, receiver(status)?);
         let total = AtomicU64::new(0);
         let (kept, most) = (ceilings.kept_bytes, ceilings.output_bytes);
-        let inner = running.inner();
+        let inner = running.inner()?;
         let listening = async {
             tokio::try_join!(
                 listen(stdout, &mut heard.stdout, kept, &total, most),
@@ -355,11 +366,7 @@ async fn listen(
 }
 
 /// Reads what bubblewrap reports; takes a handle of the first process inside as soon as it is told.
-async fn follow(
-    mut pipe: pipe::Receiver,
-    status: &mut Vec<u8>,
-    inner: &OnceLock<OwnedFd>,
-) -> Result<(), Deaf> {
+async fn follow(mut pipe: pipe::Receiver, status: &mut Vec<u8>, inner: &Inner) -> Result<(), Deaf> {
     let mut buffer = [0; 512];
     loop {
         let read = pipe.read(&mut buffer).await.map_err(Deaf::System)?;
@@ -367,7 +374,7 @@ async fn follow(
             return Ok(());
         }
         status.extend(buffer.iter().take(read));
-        start::note_inner(status, inner);
+        inner.note(status);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod elf;
 mod install;
+mod tidy;
 
 pub(crate) use self::install::remove;
 
@@ -10,14 +11,17 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use self::install::Install;
+use self::install::Plan;
 use crate::error::SandboxError;
+use crate::selftest::FREE_AND_RESTART;
 
-/// Counted up when the layout changes, so that an older directory is not taken for a newer one.
-const LAYOUT: u64 = 1;
+/// What the names of runtimes begin with; sixteen digits follow.
+const NAME: &str = "runtime-";
+/// What the names of those begin with that are not whole: being built, or being removed.
+const BESIDE: &str = "building";
 
 /// Nothing is built where there is less room: the disk is the tenants' first.
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -25,8 +29,8 @@ const FREE_BYTES_MIN: u64 = 1 << 30;
 /// Where the machine keeps its programs.
 const HOST_BIN: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
 
-/// Programs that are taken along where the machine has them. A shell is a must.
-const PROGRAMS: &[&str] = &[
+/// Programs that are taken along where the machine has them. [`MUST`] is a must.
+pub(crate) const PROGRAMS: &[&str] = &[
     "sh",
     "bash",
     "[",
@@ -131,6 +135,9 @@ const PROGRAMS: &[&str] = &[
     "node",
 ];
 
+/// What starts every program.
+const MUST: [&str; 2] = ["sh", "env"];
+
 /// Directories of the runtime. The last four are where bubblewrap mounts.
 const DIRS: &[&str] = &[
     "usr",
@@ -180,15 +187,26 @@ impl Runtime {
     /// The runtime below `place`, built where it is not there yet.
     pub(crate) fn open(place: BorrowedFd<'_>) -> Result<Self, SandboxError> {
         let found = found();
-        if !found.iter().any(|(name, _)| *name == "sh") {
-            return Err(failed("the machine has no shell in /bin or /usr/bin"));
+        if let Some(must) = MUST
+            .iter()
+            .find(|must| !found.iter().any(|(name, _)| name == *must))
+        {
+            return Err(failed(format!(
+                "the machine has no `{must}` in /bin or /usr/bin"
+            )));
         }
-        let name = format!("runtime-{:016x}", fingerprint(&found));
-        let directory = match open_dir(place, &name) {
+        let plan = plan(&found)?;
+        let name = format!("{NAME}{:016x}", plan.fingerprint());
+        let unusable = |error: Errno| failed(format!("{name}: {error}"));
+        let directory = match take(place, &name) {
             Ok(directory) => directory,
-            Err(Errno::NOENT) => build(place, &name, &found)?,
-            Err(error) => return Err(failed(format!("{name}: {error}"))),
+            Err(Errno::NOENT) => {
+                build(place, &name, &plan)?;
+                take(place, &name).map_err(unusable)?
+            }
+            Err(error) => return Err(unusable(error)),
         };
+        tidy::remove_others(place, &name);
         let has =
             |path: &str| rustix::fs::statat(&directory, path, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         Ok(Self {
@@ -230,38 +248,51 @@ fn found() -> Vec<(&'static str, String)> {
     PROGRAMS.iter().filter_map(path).collect()
 }
 
-/// Names a set of programs: another version of one of them is another runtime. FNV-1a: no secret depends on it.
-fn fingerprint(found: &[(&str, String)]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325 ^ LAYOUT;
-    let mut take = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    };
-    for (_, path) in found {
-        take(path.as_bytes());
-        if let Ok(stat) = rustix::fs::stat(path.as_str()) {
-            take(&stat.st_size.to_le_bytes());
-            take(&stat.st_mtime.to_le_bytes());
-        }
+/// All that a runtime with these programs has.
+fn plan(found: &[(&str, String)]) -> Result<Plan, SandboxError> {
+    let mut plan = Plan::default();
+    for dir in DIRS {
+        plan.directory(dir);
     }
-    hash
+    for (link, target) in LINKS {
+        plan.link(link, target);
+    }
+    for (path, text) in ETC {
+        plan.text(path, text);
+    }
+    for (name, path) in found {
+        plan.program(name, path)?;
+    }
+    Ok(plan)
+}
+
+/// Opens a runtime and marks it as used for as long as the descriptor is open, also by a run that outlives this process.
+fn take(place: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let directory = open_dir(place, name)?;
+    // Where the file system has no such marks, nothing is removed either.
+    let _unmarked = rustix::fs::flock(&directory, FlockOperation::LockShared);
+    // Whoever removed it had it marked until now.
+    let there = rustix::fs::statat(place, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if there.st_ino == rustix::fs::fstat(&directory)?.st_ino {
+        Ok(directory)
+    } else {
+        Err(Errno::NOENT)
+    }
 }
 
 /// Builds beside and renames, so that an interrupted build is never taken for a whole one.
-fn build(
-    place: BorrowedFd<'_>,
-    name: &str,
-    found: &[(&str, String)],
-) -> Result<OwnedFd, SandboxError> {
+fn build(place: BorrowedFd<'_>, name: &str, plan: &Plan) -> Result<(), SandboxError> {
     let stat = rustix::fs::fstatvfs(place).map_err(failed)?;
     if stat.f_bavail.saturating_mul(stat.f_frsize) < FREE_BYTES_MIN {
-        return Err(failed(
-            "there is less than 1 GiB free, and it takes some hundred MiB",
-        ));
+        return Err(failed(format!(
+            "there is less than 1 GiB of disk free, and it takes some hundred MiB: {FREE_AND_RESTART}"
+        )));
     }
-    let (beside, directory) = fresh_dir(place, "building").map_err(failed)?;
-    let built = fill(directory.as_fd(), found).and_then(|()| {
+    let (beside, directory) = fresh_dir(place, BESIDE).map_err(failed)?;
+    // Programs of other users find it as their root.
+    let opened = rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o755)).map_err(failed);
+    let filled = opened.and_then(|()| plan.build(directory.as_fd()));
+    let built = filled.and_then(|()| {
         match rustix::fs::renameat(place, beside.as_str(), place, name) {
             Ok(()) => Ok(()),
             // Somebody else was faster, with the same content.
@@ -276,29 +307,10 @@ fn build(
         install::remove(place, &beside);
         return Err(error);
     }
-    open_dir(place, name).map_err(failed)
-}
-
-fn fill(directory: BorrowedFd<'_>, found: &[(&str, String)]) -> Result<(), SandboxError> {
-    // Programs of other users find it as their root.
-    rustix::fs::fchmod(directory, Mode::from_raw_mode(0o755)).map_err(failed)?;
-    let mut install = Install::into(directory);
-    for dir in DIRS {
-        install.directory(dir)?;
-    }
-    for (link, target) in LINKS {
-        install.link(link, target)?;
-    }
-    for (path, text) in ETC {
-        install.text(path, text)?;
-    }
-    for (name, path) in found {
-        install.program(name, path)?;
-    }
     Ok(())
 }
 
-/// A new directory whose name begins with `what`. One that a killed process left keeps its name.
+/// A new directory whose name begins with `what`. One that a killed process left keeps its name until it is removed.
 pub(crate) fn fresh_dir(place: BorrowedFd<'_>, what: &str) -> Result<(String, OwnedFd), Errno> {
     let mut number = 0_u32;
     loop {

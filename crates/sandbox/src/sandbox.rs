@@ -1,7 +1,6 @@
 //! The sandbox as others hold it: opened once, tested before anything is offered, then asked to run.
 
 use std::os::fd::OwnedFd;
-#[cfg(target_os = "linux")]
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -14,7 +13,7 @@ use crate::report::Report;
 #[cfg(target_os = "linux")]
 use crate::report::{self, UidWall};
 #[cfg(target_os = "linux")]
-use crate::{run, selftest};
+use crate::{run, selftest, subuid};
 
 /// Programs that run at once: each has processes, descriptors and a directory that is watched.
 pub const RUNS_MAX: usize = 64;
@@ -24,7 +23,8 @@ pub const RUNS_MAX: usize = 64;
 pub struct Sandbox {
     offered: Vec<Backend>,
     report: Report,
-    runs: Semaphore,
+    /// A place is given back when the last process of its run is dead, which may be after the run was dropped.
+    runs: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -41,6 +41,7 @@ impl Sandbox {
             Ok((walls, offer)) => {
                 if walls.is_root {
                     report.uid_wall = UidWall::PerTenant;
+                    report.promised = subuid::overlapping();
                 }
                 report.limits = report::limits(&walls.cgroups);
                 report.interpreters = walls.runtime.interpreters();
@@ -60,7 +61,7 @@ impl Sandbox {
         Self {
             offered,
             report,
-            runs: Semaphore::new(RUNS_MAX),
+            runs: Arc::new(Semaphore::new(RUNS_MAX)),
         }
     }
 
@@ -77,12 +78,13 @@ impl Sandbox {
     /// [`RUNS_MAX`] run, and whatever kept the walls from standing. A program that fails is an outcome.
     pub async fn run(&self, grant: Grant, program: Program) -> Result<Outcome, SandboxError> {
         let backend = self.choose(grant.demand)?;
+        let place = Arc::clone(&self.runs).try_acquire_owned();
+        let place = place.map_err(|_| SandboxError::Busy)?;
         #[cfg(not(target_os = "linux"))]
-        drop(program);
-        let _place = self.runs.try_acquire().map_err(|_| SandboxError::Busy)?;
+        drop((program, place));
         match *backend {
             #[cfg(target_os = "linux")]
-            Backend::Bubblewrap(ref walls) => run::run(walls, grant, program).await,
+            Backend::Bubblewrap(ref walls) => run::run(walls, grant, program, place).await,
         }
     }
 
@@ -121,7 +123,7 @@ mod tests {
                 refused: vec![refused.to_owned()],
                 ..Report::default()
             },
-            runs: Semaphore::new(1),
+            runs: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
 use crate::error::SandboxError;
 use crate::grant::{Floor, Grant, Isolation, OsUser};
@@ -15,11 +16,14 @@ use crate::report::Offer;
 use crate::run;
 use crate::runtime;
 use crate::walls::Walls;
+use crate::workspace;
 
 /// Probes of the self-test that run at once.
 const PROBES_AT_ONCE: usize = 4;
 /// The user of the self-test: the last one, which no tenant is likely to have.
 const PROBE_USER: u32 = 99_999;
+/// What is to be done about a disk that was full at the start: nothing looks at it again.
+pub(crate) const FREE_AND_RESTART: &str = "free some of it, then restart the gateway";
 /// What one of the quick probes makes.
 const LEAVES_A_LINK: &str = "follow a planted link/link";
 
@@ -31,6 +35,11 @@ pub(crate) async fn bubblewrap(place: Arc<OwnedFd>) -> Result<(Arc<Walls>, Offer
 }
 
 async fn walls(place: &Arc<OwnedFd>) -> Result<Arc<Walls>, SandboxError> {
+    if workspace::is_short(place.as_fd())? {
+        return Err(SandboxError::NotOffered(format!(
+            "the disk is nearly full (less than 1 GiB, of a small disk an eighth, is free): {FREE_AND_RESTART}"
+        )));
+    }
     let place = Arc::clone(place);
     let built = tokio::task::spawn_blocking(move || Walls::new(&place)).await;
     let built = built.map_err(|error| SandboxError::System(error.to_string()))?;
@@ -42,9 +51,12 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
     let began = Instant::now();
     let room = Scratch::new(Arc::clone(place))?;
     let setting = Setting::of_this_process(room.canary()?);
-    let quick: Vec<&Probe> = probe::all()
-        .filter(|probe| probe.quick && (!probe.needs_python() || walls.runtime.has_python()))
-        .collect();
+    let (quick, cannot): (Vec<&Probe>, Vec<&Probe>) = probe::all()
+        .filter(|probe| probe.quick)
+        .partition(|probe| !probe.needs_python() || walls.runtime.has_python());
+    let no_python = |probe: &&Probe| (probe.name, "there is no python3".to_owned());
+    let mut untried: Vec<_> = cannot.iter().map(no_python).collect();
+    let mut held = 0;
     for batch in quick.chunks(PROBES_AT_ONCE) {
         let tries: Vec<_> = batch
             .iter()
@@ -52,7 +64,8 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
             .collect();
         for (probe, tried) in batch.iter().zip(join_all(tries).await) {
             match tried? {
-                Verdict::Held => {}
+                Verdict::Held => held += 1,
+                Verdict::Untried(why) => untried.push((probe.name, why)),
                 Verdict::Escaped(how) => {
                     return Err(SandboxError::NotOffered(format!(
                         "`{}` escaped: {how}",
@@ -77,7 +90,8 @@ async fn test(walls: &Arc<Walls>, place: &Arc<OwnedFd>) -> Result<Offer, Sandbox
         name: "bubblewrap",
         version: walls.bubblewrap.version.clone(),
         isolation: Isolation::Namespaces,
-        probes: quick.len(),
+        probes: held,
+        untried,
         tested_in: began.elapsed(),
     })
 }
@@ -91,7 +105,10 @@ async fn attempt(
     let user = probe_user()?;
     let demand = Floor::at(Isolation::Namespaces).raised(None);
     let grant = Grant::new(room.workspace(probe.name)?, user, demand, probe.ceilings())?;
-    let outcome = run::run(walls, grant, probe.program(setting)).await?;
+    // Of its own: what is being opened is not asked to run anything yet.
+    let place = Arc::new(Semaphore::new(1)).try_acquire_owned();
+    let place = place.map_err(|_| SandboxError::Busy)?;
+    let outcome = run::run(walls, grant, probe.program(setting), place).await?;
     Ok(probe.judge(&outcome))
 }
 

@@ -15,6 +15,8 @@ use crate::outcome::{CHANGES_MAX, Change, ChangeKind, FileKind};
 
 /// Directories within each other: each costs a descriptor while it is read.
 const DEPTH_MAX: usize = 64;
+/// Bytes of all paths together: a listing holds each, and two of them are held by every run. Two hundred for each of 20,000.
+const PATH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of the disk that programs leave free; of a small disk an eighth.
 const FREE_BYTES_MIN: u64 = 1 << 30;
 
@@ -35,7 +37,7 @@ pub(crate) struct Entry {
 /// Why a walk ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overfull {
-    /// More paths than allowed, or directories too deep within each other.
+    /// More paths than allowed, or paths too long in sum, or directories too deep within each other.
     Files,
     /// More bytes on the disk than allowed.
     Bytes,
@@ -55,6 +57,7 @@ type Visit<'a> = dyn FnMut(BorrowedFd<'_>, &CStr, &[u8], &Stat) -> Result<(), Er
 struct Walk<'a, 'b> {
     room: Room,
     files: usize,
+    path_bytes: usize,
     bytes: u64,
     visit: &'a mut Visit<'b>,
 }
@@ -201,6 +204,7 @@ fn walk(
     let mut walk = Walk {
         room,
         files: 0,
+        path_bytes: 0,
         bytes: 0,
         visit,
     };
@@ -263,10 +267,11 @@ impl Walk<'_, '_> {
         stat: &Stat,
     ) -> Result<(), Stop> {
         self.files += 1;
+        self.path_bytes = self.path_bytes.saturating_add(path.len());
         // Blocks, not lengths: a file with holes is as long as it likes. They are units of 512 whatever the file system has.
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
         self.bytes = self.bytes.saturating_add(blocks.saturating_mul(512));
-        if self.files > self.room.files {
+        if self.files > self.room.files || self.path_bytes > PATH_BYTES_MAX {
             return Err(Stop::Overfull(Overfull::Files));
         }
         if self.bytes > self.room.bytes {
@@ -368,6 +373,31 @@ mod tests {
         assert_eq!(
             measure(open(&dir).as_fd(), room(1_000, 1 << 20)).unwrap(),
             Err(Overfull::Files)
+        );
+    }
+
+    /// Few files can have much of a name: each below directories whose names are as long as may be.
+    #[test]
+    fn a_walk_ends_where_the_paths_take_too_much_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "d".repeat(255);
+        let deep = dir.path().join([long.as_str(); 12].join("/"));
+        fs::create_dir_all(&deep).unwrap();
+        let room = Room {
+            files: 20_000,
+            bytes: 1 << 30,
+        };
+        let each = 12 * 256 + 4;
+        for number in 0..PATH_BYTES_MAX / each - 20 {
+            fs::write(deep.join(format!("{number:04}")), b"").unwrap();
+        }
+        assert_eq!(measure(open(&dir).as_fd(), room).unwrap(), Ok(()));
+        for number in 0..40 {
+            fs::write(deep.join(format!("more{number:02}")), b"").unwrap();
+        }
+        assert_eq!(
+            list(open(&dir).as_fd(), room).unwrap().err(),
+            Some(Overfull::Files)
         );
     }
 

@@ -4,6 +4,11 @@ use crate::grant::Program;
 
 /// Where the workspace stands for the program.
 pub(crate) const WORKSPACE: &str = "/box";
+/// What is started first inside, before the program: both are of the runtime, found by no search path and told nothing of the
+/// tenant's environment.
+pub(crate) const HELPERS: [&str; 2] = [SHELL, ENVIRONMENT];
+const SHELL: &str = "/bin/sh";
+const ENVIRONMENT: &str = "/usr/bin/env";
 /// User and group as the program sees them.
 const USER_INSIDE: &str = "1000";
 
@@ -47,19 +52,6 @@ pub(crate) fn argv(shape: &Shape, program: &Program) -> Vec<String> {
     add(&["--die-with-parent", "--new-session"]);
     add(&["--uid", USER_INSIDE, "--gid", USER_INSIDE]);
     add(&["--hostname", "box", "--cap-drop", "ALL", "--clearenv"]);
-    let own = [
-        ("PATH", "/usr/bin"),
-        ("HOME", WORKSPACE),
-        ("TMPDIR", "/tmp"),
-        ("LANG", "C.UTF-8"),
-    ];
-    let theirs = program
-        .env
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in own.into_iter().chain(theirs) {
-        add(&["--setenv", name, value]);
-    }
     for filter in shape.filters {
         add(&["--add-seccomp-fd", &filter.to_string()]);
     }
@@ -84,14 +76,60 @@ pub(crate) fn argv(shape: &Shape, program: &Program) -> Vec<String> {
         Sources::Handed { workspace, .. } => add(&["--bind-fd", &workspace.to_string(), WORKSPACE]),
         Sources::Staged { workspace, .. } => add(&["--bind", workspace, WORKSPACE]),
     }
-    let dir = program
-        .dir
-        .as_ref()
-        .map(|below| format!("{WORKSPACE}/{below}"));
-    add(&["--chdir", dir.as_deref().unwrap_or(WORKSPACE), "--"]);
+    let below = program.dir.as_ref();
+    let dir = below.map(|below| format!("{WORKSPACE}/{below}"));
+    let dir = dir.as_deref().unwrap_or(WORKSPACE);
+    add(&["--chdir", dir, "--"]);
     if let Some(processes) = shape.processes {
-        add(&["/bin/sh", "-c", LIMIT_PROCESSES, &processes.to_string()]);
+        add(&[SHELL, "-c", LIMIT_PROCESSES, &processes.to_string()]);
+    }
+    // Here and not as options of bubblewrap: some variables tell a loader or a shell what to do first, and the shell that sets
+    // the limit must not hear of them.
+    add(&[ENVIRONMENT, "-i"]);
+    let own = [
+        ("PATH", "/usr/bin"),
+        ("HOME", WORKSPACE),
+        ("TMPDIR", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("PWD", dir),
+    ];
+    for (name, value) in own {
+        add(&[&format!("{name}={value}")]);
+    }
+    for (name, value) in &program.env {
+        add(&[&format!("{name}={value}")]);
     }
     argv.extend(program.argv.iter().cloned());
     argv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_variable_is_told_to_what_starts_before_the_program() {
+        for processes in [None, Some(10)] {
+            let shape = Shape {
+                sources: Sources::Handed {
+                    runtime: 7,
+                    workspace: 8,
+                },
+                filters: [3, 4],
+                status: 5,
+                temporary_bytes: 1 << 20,
+                processes,
+            };
+            let program = Program::new("tool")
+                .args(["arg"])
+                .env("LD_PRELOAD", "/box/evil.so");
+            let argv = argv(&shape, &program);
+            let split = argv.iter().position(|word| word == ENVIRONMENT).unwrap();
+            let (before, after) = argv.split_at(split);
+            assert!(before.iter().all(|word| !word.contains("LD_PRELOAD")));
+            let last = ["LD_PRELOAD=/box/evil.so", "tool", "arg"];
+            assert!(after.starts_with(&[ENVIRONMENT.to_owned(), "-i".to_owned()]));
+            assert!(after.ends_with(&last.map(str::to_owned)));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Reads the arguments of bubblewrap before each start, and refuses what would leave a gap. It knows nothing of how they came
 //! about: a mistake in [`super::argv`] is found here.
 
-use super::argv::WORKSPACE;
+use super::argv::{HELPERS, WORKSPACE};
 
 /// Options that take no value.
 const PLAIN: [&str; 6] = [
@@ -57,10 +57,6 @@ pub(crate) fn lint(argv: &[String]) -> Result<(), String> {
         match option {
             "--" => break,
             "--cap-drop" => drops_all |= value()? == "ALL",
-            "--setenv" => {
-                value()?;
-                value()?;
-            }
             "--tmpfs" if !sized => return Err("a file system in memory has no bound".to_owned()),
             "--proc" | "--dev" | "--tmpfs" | "--remount-ro" => mounts.push((option, value()?)),
             "--ro-bind" | "--ro-bind-fd" | "--bind" | "--bind-fd" => {
@@ -77,8 +73,9 @@ pub(crate) fn lint(argv: &[String]) -> Result<(), String> {
         // It holds for the next option alone.
         sized = option == "--size";
     }
-    if words.next().is_none() {
-        return Err("no program after the options".to_owned());
+    // A variable would be told to them by an option, which is none that we use.
+    if !words.next().is_some_and(|first| HELPERS.contains(&first)) {
+        return Err("the program is not started by a helper of the runtime".to_owned());
     }
     if let Some(lacking) = PLAIN.iter().find(|option| !plain.contains(option)) {
         return Err(format!("{lacking} is missing"));
@@ -215,6 +212,7 @@ mod tests {
             &["--unshare-user-try"],
             &["--as-pid-1"],
             &["--args", "9"],
+            &["--setenv", "LD_PRELOAD", "/box/evil.so"],
             &["--overlay-src", "/"],
         ] {
             let mut argv = good();
@@ -228,6 +226,8 @@ mod tests {
         assert!(lint(&["--unshare-all".to_owned()]).is_err());
         let mut argv = good();
         argv.truncate(argv.iter().position(|word| word == "--").unwrap() + 1);
+        assert!(lint(&argv).is_err());
+        argv.push("/box/tool".to_owned());
         assert!(lint(&argv).is_err());
     }
 }

@@ -134,8 +134,9 @@ fn owner(name: &str) -> Option<&str> {
     (is_number(pid) && (run == "trial" || is_number(run))).then_some(pid)
 }
 
-/// Asks for the controllers in the groups below. Refused where this process itself stands in that group (a rule of version 2);
-/// then the trial fails, and the report says so.
+/// Asks for the controllers in the groups below. In version 2 the kernel refuses that of a group with processes in it, and this
+/// one has at least ours: it works in the root of the tree alone, which is exempt. A service of systemd is refused however much
+/// was delegated to it. Then the trial fails, and the report says so.
 fn delegate(hierarchy: &Hierarchy) {
     let _refused = super::write(
         &hierarchy.dir,

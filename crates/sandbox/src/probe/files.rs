@@ -34,7 +34,7 @@ print("held: yes" if same and not names & {"root", "home", "boot", "sys", "srv"}
 
 const HOST_ETC: &str = r#"
 n=$(ls /etc | wc -l)
-if [ "$n" -gt 8 ]; then echo "ESCAPED: $n files in /etc"; else echo "held: yes"; fi"#;
+if [ "$n" -gt 8 ]; then echo "ESCAPED: $n files in /etc"; elif [ "$n" -gt 0 ]; then echo "held: yes"; fi"#;
 
 const SHADOW: &str = r#"
 if said=$(cat /etc/shadow 2>&1); then echo "ESCAPED: read"; else echo "held: $said"; fi"#;
@@ -109,11 +109,17 @@ const REFUSED_WRITE: &[Held] = &[
 ];
 
 pub(super) const PROBES: &[Probe] = &[
-    Probe::shell("read the file of another tenant", READ_SIBLING, ABSENT).quick(),
-    Probe::shell("climb out by dots", DOTDOT, ABSENT),
-    Probe::shell("follow a planted link", SYMLINK, ABSENT).quick(),
-    Probe::shell("make a hard link to a foreign file", HARDLINK, ABSENT),
-    Probe::shell("go through the root in proc", PROC_ROOT, ABSENT).quick(),
+    Probe::shell("read the file of another tenant", READ_SIBLING, ABSENT)
+        .needs(&["cat"])
+        .quick(),
+    Probe::shell("climb out by dots", DOTDOT, ABSENT).needs(&["cat"]),
+    Probe::shell("follow a planted link", SYMLINK, ABSENT)
+        .needs(&["ln", "cat"])
+        .quick(),
+    Probe::shell("make a hard link to a foreign file", HARDLINK, ABSENT).needs(&["ln"]),
+    Probe::shell("go through the root in proc", PROC_ROOT, ABSENT)
+        .needs(&["cat"])
+        .quick(),
     Probe::shell(
         "go through the root of the first process",
         INIT_ROOT,
@@ -122,21 +128,33 @@ pub(super) const PROBES: &[Probe] = &[
             Held::Says("Permission denied"),
         ],
     )
+    .needs(&["cat"])
     .outside(Outside::Untried(
         "in a container root may not do this either",
     )),
     Probe::python("walk up past the root", CWD_UP, YES),
-    Probe::shell("see the machine's etc", HOST_ETC, YES).quick(),
-    Probe::shell("read the machine's passwords", SHADOW, ABSENT).outside(Outside::EscapesAsRoot),
-    Probe::shell("see homes", HOME, ABSENT),
-    Probe::shell("see sys", SYS, ABSENT),
-    Probe::shell("see control groups", CGROUPS, ABSENT),
+    Probe::shell("see the machine's etc", HOST_ETC, YES)
+        .needs(&["ls", "wc"])
+        .quick(),
+    Probe::shell("read the machine's passwords", SHADOW, ABSENT)
+        .needs(&["cat"])
+        .outside(Outside::EscapesAsRoot),
+    Probe::shell("see homes", HOME, ABSENT).needs(&["ls"]),
+    Probe::shell("see sys", SYS, ABSENT).needs(&["ls"]),
+    Probe::shell("see control groups", CGROUPS, ABSENT).needs(&["ls"]),
     Probe::shell("write a program", USR, READ_ONLY)
+        .needs(&["touch", "rm"])
         .quick()
         .outside(Outside::EscapesAsRoot),
-    Probe::shell("write to the root", ROOT, READ_ONLY).outside(Outside::EscapesAsRoot),
-    Probe::shell("write to etc", ETC_WRITE, READ_ONLY).outside(Outside::EscapesAsRoot),
-    Probe::shell("write to dev", DEV_WRITE, READ_ONLY).outside(Outside::EscapesAsRoot),
+    Probe::shell("write to the root", ROOT, READ_ONLY)
+        .needs(&["touch", "rm"])
+        .outside(Outside::EscapesAsRoot),
+    Probe::shell("write to etc", ETC_WRITE, READ_ONLY)
+        .needs(&["touch", "rm"])
+        .outside(Outside::EscapesAsRoot),
+    Probe::shell("write to dev", DEV_WRITE, READ_ONLY)
+        .needs(&["touch", "rm"])
+        .outside(Outside::EscapesAsRoot),
     Probe::python("find the runtime writable", REMOUNT, YES),
     Probe::python(
         "overwrite a program of the runtime",
@@ -157,7 +175,7 @@ pub(super) const PROBES: &[Probe] = &[
     .outside(Outside::Untried(
         "would open the machine's own init for writing",
     )),
-    Probe::shell("find a setuid program", SETUID, YES),
+    Probe::shell("find a setuid program", SETUID, YES).needs(&["find", "wc"]),
     Probe::python("use setuid or devices in the workspace", NOSUID, YES),
     Probe::python("see a device of the machine", DEVICES, YES),
     Probe::python("make a device", MKNOD, PERMISSION).outside(Outside::EscapesAsRoot),

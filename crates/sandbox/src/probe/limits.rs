@@ -128,15 +128,15 @@ pub(super) const PROBES: &[Probe] = &[
     )
     .of_all(),
     Probe::python("fill the disk", DISK, &[ends(Ceiling::Disk)]),
-    Probe::shell("fill the disk with one file", ONE_FILE, YES),
+    Probe::shell("fill the disk with one file", ONE_FILE, YES).needs(&["head", "stat", "rm"]),
     Probe::python("make files without end", FILES, &[ends(Ceiling::Files)]),
     Probe::python(
         "make directories without end",
         DEEP,
         &[ends(Ceiling::Files)],
     ),
-    Probe::shell("fill tmp", TMP, NO_SPACE),
-    Probe::shell("fill shared memory", SHM, NO_SPACE),
+    Probe::shell("fill tmp", TMP, NO_SPACE).needs(&["head", "rm"]),
+    Probe::shell("fill shared memory", SHM, NO_SPACE).needs(&["head", "rm"]),
     Probe::python(
         "open files without end",
         DESCRIPTORS,
@@ -145,9 +145,11 @@ pub(super) const PROBES: &[Probe] = &[
     Probe::python("raise a limit", RAISE, YES),
     Probe::python("leave a core", CORE, YES),
     Probe::shell("write output without end", OUTPUT, &[ends(Ceiling::Output)])
+        .needs(&["yes", "head"])
         .outside(KEPT_BY_GATEWAY),
     Probe::shell("spin", CPU, &[ends(Ceiling::Cpu)]).outside(ENDLESS),
     Probe::shell("sleep", WALL, &[ends(Ceiling::Wall)])
+        .needs(&["sleep"])
         .endless()
         .outside(ENDLESS),
 ];

@@ -20,7 +20,7 @@ s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 attempt(lambda: s.connect(("2001:db8::1", 53)), "ENETUNREACH EADDRNOTAVAIL")"#;
 const INTERFACES: &str = r#"
 n=$(grep -c -v -E '(^Inter|^ face|^ *lo:)' /proc/net/dev)
-if [ "$n" -gt 0 ]; then echo "ESCAPED: $n interfaces"; else echo "held: yes"; fi"#;
+if [ "$n" -gt 0 ]; then echo "ESCAPED: $n interfaces"; elif [ "$n" = 0 ]; then echo "held: yes"; fi"#;
 const NAMES: &str = r#"
 try:
     socket.getaddrinfo("localhost.localdomain.invalid", 80)
@@ -56,7 +56,9 @@ pub(super) const PROBES: &[Probe] = &[
         &[Held::Says("ENETUNREACH"), Held::Says("EADDRNOTAVAIL")],
     )
     .outside(Outside::Untried("many machines have no version 6")),
-    Probe::shell("see an interface", INTERFACES, YES).quick(),
+    Probe::shell("see an interface", INTERFACES, YES)
+        .needs(&["grep"])
+        .quick(),
     Probe::python("resolve a name", NAMES, YES),
     Probe::python("reach an abstract socket", ABSTRACT, PERMISSION),
     Probe::python("make a socket of the file system", UNIX, PERMISSION),

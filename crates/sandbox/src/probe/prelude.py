@@ -1,4 +1,17 @@
-import ctypes, errno, os, socket, sys
+import os, sys
+
+
+def explain(kind, error, trace):
+    """A Python without one of these shows nothing."""
+    if not issubclass(kind, ImportError):
+        return sys.__excepthook__(kind, error, trace)
+    print("untried:", error, flush=True)
+    os._exit(0)
+
+
+sys.excepthook = explain
+
+import ctypes, errno, socket
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"

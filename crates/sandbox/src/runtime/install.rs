@@ -1,8 +1,8 @@
-//! Copies programs of the machine, with all that they load, into a runtime.
+//! Which files of the machine a runtime consists of, found out before anything is copied; and the copying.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -40,47 +40,45 @@ const ARCHITECTURE_DIRS: [&str; 2] = ["/lib/aarch64-linux-gnu", "/usr/lib/aarch6
 /// Directories within each other in a library of Python.
 const DEPTH_MAX: usize = 16;
 
-/// A runtime that is being built.
-pub(super) struct Install<'a> {
-    root: BorrowedFd<'a>,
-    /// Paths that are there already.
-    there: BTreeSet<String>,
+/// What a runtime consists of, by path: parents come before what is in them.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    steps: BTreeMap<String, Step>,
 }
 
-impl<'a> Install<'a> {
-    pub(super) fn into(root: BorrowedFd<'a>) -> Self {
-        Self {
-            root,
-            there: BTreeSet::new(),
-        }
+/// What stands at one path.
+#[derive(Debug)]
+enum Step {
+    Directory,
+    Link(String),
+    Text(String),
+    Copy { host: String, mode: u32, seen: Seen },
+}
+
+/// A file of the machine as it was found: one that an upgrade put in its place is another in one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    bytes: i64,
+    written: (i64, u64),
+    inode: u64,
+}
+
+impl Plan {
+    /// A directory whose parent is there.
+    pub(super) fn directory(&mut self, path: &str) {
+        self.add(path, Step::Directory);
     }
 
-    /// Makes a directory whose parent is there.
-    pub(super) fn directory(&mut self, path: &str) -> Result<(), SandboxError> {
-        if !self.there.insert(path.to_owned()) {
-            return Ok(());
-        }
-        let open = Mode::from_raw_mode(0o755);
-        // Said again, because the mask of the process takes from it: a gateway's files are for its own user, and these are not.
-        match rustix::fs::mkdirat(self.root, path, open)
-            .and_then(|()| rustix::fs::chmodat(self.root, path, open, AtFlags::empty()))
-        {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(failed(format!("{path}: {error}"))),
-        }
+    pub(super) fn link(&mut self, path: &str, target: &str) {
+        self.add(path, Step::Link(target.to_owned()));
     }
 
-    pub(super) fn link(&mut self, path: &str, target: &str) -> Result<(), SandboxError> {
-        if !self.there.insert(path.to_owned()) {
-            return Ok(());
-        }
-        rustix::fs::symlinkat(target, self.root, path)
-            .map_err(|error| failed(format!("{path}: {error}")))
+    pub(super) fn text(&mut self, path: &str, text: &str) {
+        self.add(path, Step::Text(text.to_owned()));
     }
 
-    pub(super) fn text(&mut self, path: &str, text: &str) -> Result<(), SandboxError> {
-        let mut file = self.create(path, 0o444)?;
-        file.write_all(text.as_bytes()).map_err(failed)
+    fn add(&mut self, path: &str, step: Step) {
+        self.steps.entry(path.to_owned()).or_insert(step);
     }
 
     /// A program, its loader and its libraries; for Python its own library as well.
@@ -109,7 +107,7 @@ impl<'a> Install<'a> {
         };
         let program = format!("/usr/bin/{full}");
         self.elf(&program, &format!("usr/bin/{full}"), 0o555)?;
-        self.link("usr/bin/python3", &full)?;
+        self.link("usr/bin/python3", &full);
         self.tree(library, library.trim_start_matches('/'), 0)
     }
 
@@ -118,7 +116,7 @@ impl<'a> Install<'a> {
         if depth == DEPTH_MAX {
             return Ok(());
         }
-        self.directory(path)?;
+        self.directory(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(host, flags, Mode::empty())
             .map_err(|error| failed(format!("{host}: {error}")))?;
@@ -145,11 +143,17 @@ impl<'a> Install<'a> {
 
     /// A file, and where it is a program or a library all that it loads.
     fn elf(&mut self, host: &str, path: &str, mode: u32) -> Result<(), SandboxError> {
-        if self.there.contains(path) {
+        if self.steps.contains_key(path) {
             return Ok(());
         }
-        let source = open(host).map_err(|error| failed(format!("{host}: {error}")))?;
-        self.copy(&source, path, mode)?;
+        let missing = |error: Errno| failed(format!("{host}: {error}"));
+        let source = open(host).map_err(missing)?;
+        let copy = Step::Copy {
+            host: host.to_owned(),
+            mode,
+            seen: Seen::of(&source).map_err(missing)?,
+        };
+        self.add(path, copy);
         let Some(needs) = elf::needs(&source) else {
             return Ok(());
         };
@@ -185,28 +189,94 @@ impl<'a> Install<'a> {
         let mut at = 0;
         while let Some(slash) = path.get(at..).and_then(|rest| rest.find('/')) {
             at += slash;
-            self.directory(path.get(..at).unwrap_or_default())?;
+            self.directory(path.get(..at).unwrap_or_default());
             at += 1;
         }
         self.elf(host, &path, 0o555)
     }
 
-    fn copy(&mut self, source: &File, path: &str, mode: u32) -> Result<(), SandboxError> {
-        let mut file = self.create(path, mode)?;
-        std::io::copy(&mut &*source, &mut file)
-            .map_err(|error| failed(format!("{path}: {error}")))?;
-        self.there.insert(path.to_owned());
-        Ok(())
+    /// Names the plan: whatever differs, be it one library, is another runtime. FNV-1a: no secret depends on it.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325;
+        let mut take = |bytes: &[u8]| {
+            for byte in bytes {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        };
+        for (path, step) in &self.steps {
+            take(path.as_bytes());
+            match step {
+                Step::Directory => take(&[0]),
+                Step::Link(text) | Step::Text(text) => take(text.as_bytes()),
+                Step::Copy { host, mode, seen } => {
+                    take(host.as_bytes());
+                    take(&mode.to_le_bytes());
+                    take(&seen.bytes.to_le_bytes());
+                    take(&seen.written.0.to_le_bytes());
+                    take(&seen.written.1.to_le_bytes());
+                    take(&seen.inode.to_le_bytes());
+                }
+            }
+            // Ends a text, which has none of it.
+            take(&[0]);
+        }
+        hash
     }
 
-    fn create(&mut self, path: &str, mode: u32) -> Result<File, SandboxError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let failed = |error: Errno| failed(format!("{path}: {error}"));
-        let file = rustix::fs::openat(self.root, path, flags, Mode::RUSR).map_err(failed)?;
-        // As with directories.
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
-        Ok(File::from(file))
+    /// Makes all of it below `root`, which is empty.
+    pub(super) fn build(&self, root: BorrowedFd<'_>) -> Result<(), SandboxError> {
+        for (path, step) in &self.steps {
+            let made = match step {
+                Step::Directory => directory(root, path),
+                Step::Link(target) => {
+                    rustix::fs::symlinkat(target.as_str(), root, path).map_err(io::Error::from)
+                }
+                Step::Text(text) => {
+                    create(root, path, 0o444).and_then(|mut file| file.write_all(text.as_bytes()))
+                }
+                Step::Copy { host, mode, seen } => copy(host, *seen, root, path, *mode),
+            };
+            made.map_err(|error| failed(format!("{path}: {error}")))?;
+        }
+        Ok(())
     }
+}
+
+impl Seen {
+    fn of(file: &File) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok(Self {
+            bytes: stat.st_size,
+            written: (stat.st_mtime, stat.st_mtime_nsec),
+            inode: stat.st_ino,
+        })
+    }
+}
+
+fn directory(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    let open = Mode::from_raw_mode(0o755);
+    rustix::fs::mkdirat(root, path, open)?;
+    // Said again, because the mask of the process takes from it: a gateway's files are for its own user, and these are not.
+    Ok(rustix::fs::chmodat(root, path, open, AtFlags::empty())?)
+}
+
+fn copy(host: &str, seen: Seen, root: BorrowedFd<'_>, path: &str, mode: u32) -> io::Result<()> {
+    let source = open(host)?;
+    // The name of the runtime tells which files it has.
+    if Seen::of(&source)? != seen {
+        return Err(io::Error::other("is being replaced on the machine"));
+    }
+    let mut file = create(root, path, mode)?;
+    io::copy(&mut &source, &mut file)?;
+    Ok(())
+}
+
+fn create(root: BorrowedFd<'_>, path: &str, mode: u32) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(root, path, flags, Mode::RUSR)?;
+    // As with directories.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(File::from(file))
 }
 
 /// Removes a directory of ours with all that is in it, as far as that goes.
@@ -243,4 +313,60 @@ fn clear(dir: BorrowedFd<'_>, depth: usize) {
 fn open(host: &str) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(File::from(rustix::fs::open(host, flags, Mode::empty())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_the_shell() -> Plan {
+        let mut plan = Plan::default();
+        plan.program("sh", "/bin/sh").unwrap();
+        plan
+    }
+
+    #[test]
+    fn another_library_is_another_runtime() {
+        let plan = of_the_shell();
+        assert_eq!(plan.fingerprint(), of_the_shell().fingerprint());
+        let library = |plan: &Plan| {
+            let mut paths = plan.steps.keys();
+            paths
+                .find(|path| path.contains("/libc.so"))
+                .unwrap()
+                .clone()
+        };
+        let changes: [fn(&mut Seen); 3] = [
+            |seen| seen.bytes += 1,
+            |seen| seen.written.1 ^= 1,
+            |seen| seen.inode += 1,
+        ];
+        for change in changes {
+            let mut other = of_the_shell();
+            let path = library(&other);
+            let Some(Step::Copy { seen, .. }) = other.steps.get_mut(&path) else {
+                panic!("{path}");
+            };
+            change(seen);
+            assert_ne!(plan.fingerprint(), other.fingerprint());
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_after_the_plan_is_not_copied() {
+        let mut plan = of_the_shell();
+        for step in plan.steps.values_mut() {
+            if let Step::Copy { seen, .. } = step {
+                seen.inode += 1;
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let opened = rustix::fs::open(dir.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        rustix::fs::mkdirat(&opened, "usr", Mode::RWXU).unwrap();
+        rustix::fs::mkdirat(&opened, "usr/bin", Mode::RWXU).unwrap();
+        plan.steps
+            .retain(|_, step| matches!(step, Step::Copy { .. }));
+        let refused = plan.build(opened.as_fd()).unwrap_err().to_string();
+        assert!(refused.contains("is being replaced"), "{refused}");
+    }
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use futures_util::future::join_all;
 use sandbox::probe::{self, Outside, Probe, Setting, Verdict};
-use sandbox::{End, Limit, Mechanism, UidWall};
+use sandbox::{End, Limit, Mechanism, Program, UidWall};
 
 use crate::support::{again_as_ordinary, bench, grant, is_root, is_second_pass, shell};
 
@@ -77,6 +77,7 @@ async fn no_probe_escapes() {
     assert!(failed.is_empty(), "{held} held, but\n{}", failed.join("\n"));
     assert!(!python || held >= 100, "{held}");
     let offer = &report.offered[0];
+    assert!(!python || offer.untried.is_empty(), "{:?}", offer.untried);
     eprintln!(
         "{held} probes held; self-test: {} probes in {:?}; {:?}",
         offer.probes, offer.tested_in, report.limits
@@ -86,6 +87,64 @@ async fn no_probe_escapes() {
 #[test]
 fn no_probe_escapes_for_an_ordinary_user() {
     again_as_ordinary("escape::no_probe_escapes");
+}
+
+/// In a container the gateway is often process 1, and each sandbox has a process of that number too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_with_a_small_number_is_not_taken_for_one_that_is_seen() {
+    let Some(bench) = bench().await else {
+        return;
+    };
+    let world = world(bench.dir.path());
+    for pid in 1..=3 {
+        let setting = Setting {
+            pid,
+            ..world.setting.clone()
+        };
+        for probe in probe::all().filter(|probe| probe.quick && !probe.needs_python()) {
+            let workspace = bench.workspace(&format!("{pid} {}", probe.name));
+            let run = bench
+                .sandbox
+                .run(grant(&workspace, probe.ceilings()), probe.program(&setting));
+            let verdict = probe.judge(&Box::pin(run).await.unwrap());
+            assert_eq!(verdict, Verdict::Held, "{pid}: {}", probe.name);
+        }
+    }
+}
+
+#[test]
+fn a_gateway_of_an_ordinary_user_with_a_small_number_is_not_taken_for_seen() {
+    again_as_ordinary("escape::a_gateway_with_a_small_number_is_not_taken_for_one_that_is_seen");
+}
+
+/// The silence of a program that is missing is not that of a wall.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_whose_programs_are_missing_does_not_count_as_held() {
+    let Some(bench) = bench().await else {
+        return;
+    };
+    let world = world(bench.dir.path());
+    let mut tried = 0;
+    for probe in probe::all().filter(|probe| !probe.needs.is_empty()) {
+        let script = probe.argv().pop().unwrap();
+        let mut program = Program::new("/bin/sh").args(["-c", &script]);
+        for (name, value) in world.setting.env() {
+            program = program.env(name, value);
+        }
+        let workspace = bench.workspace(&format!("bare {}", probe.name));
+        let run = bench.sandbox.run(
+            grant(&workspace, probe.ceilings()),
+            program.env("PATH", "/nowhere"),
+        );
+        let verdict = probe.judge(&Box::pin(run).await.unwrap());
+        assert!(
+            matches!(verdict, Verdict::Untried(_)),
+            "{}: {verdict:?}",
+            probe.name
+        );
+        tried += 1;
+    }
+    assert!(tried >= 30, "{tried}");
 }
 
 /// A probe that could not fail would show nothing.

@@ -1,16 +1,16 @@
 //! What a run answers, what ends it, and that nothing is left of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use sandbox::{
     Ceiling, Ceilings, ChangeKind, End, FileKind, Floor, Grant, Isolation, OsUser, Program,
-    SandboxError,
+    Sandbox, SandboxError,
 };
 
-use crate::support::{again_as_ordinary, bench, grant, is_root, processes_with, shell, until};
+use crate::support::{again_as_ordinary, bench, is_root, processes_with, shell, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_tells_output_code_and_changes() {
@@ -78,6 +78,99 @@ async fn programs_run_with_an_environment_of_their_own() {
         ];
         assert!(known.contains(&line.0), "{line:?}");
     }
+}
+
+/// A variable that speaks to the loader would speak to that of the helpers which set the limits as well, before these stand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_variables_reach_its_program_alone() {
+    let Some(bench) = bench().await else {
+        return;
+    };
+    let workspace = bench.workspace("loader");
+    let program = Program::new("/usr/bin/true")
+        .env("LD_DEBUG", "files")
+        .env("LD_DEBUG_OUTPUT", "/box/seen")
+        .env("BASH_ENV", "/box/start")
+        .env("ENV", "/box/start");
+    fs::write(workspace.join("start"), "touch /box/started").unwrap();
+    let outcome = bench
+        .run_in(&workspace, program, Ceilings::default())
+        .await
+        .unwrap();
+    assert_eq!(outcome.end, End::Exited(0), "{outcome:?}");
+    let mut started = Vec::new();
+    for entry in fs::read_dir(&workspace).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        assert_ne!(name, "started");
+        if name.starts_with("seen") {
+            let said = fs::read_to_string(entry.path()).unwrap();
+            let controls = said
+                .lines()
+                .filter_map(|line| line.split_once("transferring control: "));
+            started.extend(controls.map(|(_, program)| program.to_owned()));
+        }
+    }
+    // Another C library says nothing.
+    let own = ["/usr/bin/true"];
+    assert!(started.is_empty() || started == own, "{started:?}");
+    if Path::new("/lib64/ld-linux-x86-64.so.2").exists() {
+        assert_eq!(started, own);
+    }
+}
+
+#[test]
+fn an_ordinary_users_variables_reach_its_program_alone() {
+    again_as_ordinary("runs::a_tenants_variables_reach_its_program_alone");
+}
+
+/// The search path too is the program's own matter: the helpers are not found by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_variable_input_and_directory_may_be_given() {
+    let Some(bench) = bench().await else {
+        return;
+    };
+    let workspace = bench.workspace("given");
+    fs::create_dir(workspace.join("a b")).unwrap();
+    fs::write(workspace.join("a b/told"), "#!/bin/sh\nexec /usr/bin/env\n").unwrap();
+    fs::set_permissions(
+        workspace.join("a b/told"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let program = Program::new("told")
+        .env("PATH", "/box/a b")
+        .env("TEXT", "two\nlines = \"$(id)\" 'x' \\")
+        .env("EMPTY", "")
+        .env("TWICE", "first")
+        .env("TWICE", "second")
+        .dir("a b");
+    let outcome = bench
+        .run_in(&workspace, program, Ceilings::default())
+        .await
+        .unwrap();
+    let said = outcome.stdout.text();
+    for line in [
+        "PATH=/box/a b\n",
+        "TEXT=two\nlines = \"$(id)\" 'x' \\\n",
+        "EMPTY=\n",
+        "TWICE=second\n",
+        "HOME=/box\n",
+        "PWD=/box/a b\n",
+    ] {
+        assert!(said.contains(line), "{line:?} in {outcome:?}");
+    }
+    assert!(!said.contains("TWICE=first"), "{said}");
+    let program = shell("pwd; cat").dir("a b").stdin("of\0mine");
+    let outcome = bench
+        .run_in(&workspace, program, Ceilings::default())
+        .await
+        .unwrap();
+    assert_eq!(outcome.stdout.bytes, b"/box/a b\nof\0mine");
+}
+
+#[test]
+fn any_variable_input_and_directory_may_be_given_by_an_ordinary_user() {
+    again_as_ordinary("runs::any_variable_input_and_directory_may_be_given");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,6 +415,16 @@ async fn a_workspace_that_is_overfull_is_not_run_in() {
 /// A file system that is unmounted with the value.
 struct SmallDisk(PathBuf);
 
+impl SmallDisk {
+    /// One of 64 MiB.
+    fn at(path: &Path) -> Self {
+        let flags = rustix::mount::MountFlags::NOSUID;
+        let mounted = rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(c"size=64m"));
+        mounted.unwrap();
+        Self(path.to_owned())
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let path = self.0.as_path();
@@ -336,15 +439,7 @@ async fn a_file_without_a_name_does_not_fill_the_disk() {
         return;
     };
     let workspace = bench.workspace("small-disk");
-    let mounted = rustix::mount::mount(
-        "tmpfs",
-        workspace.as_path(),
-        "tmpfs",
-        rustix::mount::MountFlags::NOSUID,
-        Some(c"size=64m"),
-    );
-    mounted.unwrap();
-    let disk = SmallDisk(workspace.clone());
+    let disk = SmallDisk::at(&workspace);
     let script = "exec 5>hidden; rm hidden; head -c 60000000 /dev/zero >&5; sleep 20; echo ESCAPED";
     let outcome = bench
         .run_in(&workspace, shell(script), Ceilings::default())
@@ -355,6 +450,27 @@ async fn a_file_without_a_name_does_not_fill_the_disk() {
     let free = rustix::fs::statvfs(&workspace).unwrap();
     assert!(free.f_bavail * free.f_frsize > 60_000_000);
     drop(disk);
+}
+
+/// It is not looked at again, so that whoever reads the refusal must be told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_at_the_start_is_a_refusal_that_says_what_to_do() {
+    let Some(bench) = bench().await.filter(|_| is_root()) else {
+        return;
+    };
+    let place = bench.workspace("full-disk");
+    let _disk = SmallDisk::at(&place);
+    for filled in [false, true] {
+        if filled {
+            fs::write(place.join("fill"), vec![1; 60 << 20]).unwrap();
+        }
+        let sandbox = Sandbox::open(fs::File::open(&place).unwrap().into()).await;
+        let refused = sandbox.report().refused.join(" ");
+        assert!(
+            refused.contains("free some of it, then restart the gateway"),
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -380,23 +496,29 @@ async fn more_isolation_than_there_is_is_refused_and_never_replaced() {
     assert!(!workspace.join("ran").exists());
 }
 
+/// As in a shell, and the same whatever keeps the limits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_is_not_there_is_an_error() {
+async fn a_program_that_is_not_there_ends_with_the_code_of_that() {
     let Some(bench) = bench().await else {
         return;
     };
     let workspace = bench.workspace("absent");
-    let ran = bench
-        .sandbox
-        .run(
-            grant(&workspace, Ceilings::default()),
+    let outcome = bench
+        .run_in(
+            &workspace,
             Program::new("no-such-program"),
+            Ceilings::default(),
         )
-        .await;
-    assert!(
-        matches!(&ran, Err(SandboxError::Start(why)) if why.contains("no-such-program")),
-        "{ran:?}"
-    );
+        .await
+        .unwrap();
+    assert_eq!(outcome.end, End::Exited(127));
+    let said = outcome.stderr.text();
+    assert!(said.contains("no-such-program"), "{said}");
+}
+
+#[test]
+fn a_program_that_is_not_there_ends_so_for_an_ordinary_user() {
+    again_as_ordinary("runs::a_program_that_is_not_there_ends_with_the_code_of_that");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -358,6 +358,10 @@ fn sandbox_checks(report: &Report) -> Vec<Check> {
         offer.tested_in.as_millis(),
         report.interpreters.join(" ")
     );
+    let untried = offer.untried.iter();
+    let untried: Vec<_> = untried
+        .map(|(name, why)| format!("`{name}` ({why})"))
+        .collect();
     let limits: Vec<_> = report
         .limits
         .iter()
@@ -369,14 +373,28 @@ fn sandbox_checks(report: &Report) -> Vec<Check> {
         .contains(&(Limit::Memory, Mechanism::EachProcess));
     let wall = format!("uid wall: {}", report.uid_wall);
     vec![
-        ok("sandbox", found),
+        if untried.is_empty() {
+            ok("sandbox", found)
+        } else {
+            let found = format!("{found}; not tried: {}", untried.join(", "));
+            let advice = "nothing shows that these walls stand: install what the probes need, then restart the gateway";
+            warn("sandbox", found, advice)
+        },
         if whole {
             ok("sandbox limits", limits)
         } else {
-            let advice = "memory of a program is bounded for each of its processes only: give the gateway control groups (Delegate=yes in systemd)";
+            let advice = "memory of a program is bounded for each of its processes only: docs/sandbox.md says which control groups the gateway can use (Delegate=yes is not enough)";
             warn("sandbox limits", limits, advice)
         },
         match report.uid_wall {
+            UidWall::PerTenant if !report.promised.is_empty() => {
+                let promised = report.promised.join(", ");
+                warn(
+                    "sandbox users",
+                    format!("{wall}, but /etc/subuid gives some of them to {promised}"),
+                    "containers of that account may be a tenant's user: move the range (docs/sandbox.md)",
+                )
+            }
             UidWall::PerTenant => ok("sandbox users", wall),
             UidWall::Absent => warn(
                 "sandbox users",
