@@ -47,6 +47,7 @@ mod outbox;
 mod policies;
 mod recover;
 mod registry;
+mod removal;
 mod resident;
 mod run_waits;
 mod schema;

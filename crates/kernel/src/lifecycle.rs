@@ -12,6 +12,7 @@ use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::quota::{self, Limits, Override, Quota, Scope};
 use crate::registry::{self, TenantRow};
+use crate::removal::remove_tree;
 use crate::resident::{Account, Resident, Status, WrappedKeys};
 use crate::root::{TOPICS, open_sub, private_dir, sync_dir};
 use crate::sweep::Operator;
@@ -347,7 +348,7 @@ impl Kernel {
         let error = |e: std::io::Error| crate::root::io_error(&shown, "create", &e);
         if tenants.symlink_metadata(id.as_str()).is_ok() {
             // A name without a registry row whose directory exists: the rest of an interrupted creation, or planted files.
-            tenants.remove_dir_all(id.as_str()).map_err(error)?;
+            remove_tree(&tenants, id.as_str()).map_err(error)?;
         }
         tenants
             .create_dir_with(id.as_str(), &private_dir())
@@ -363,19 +364,10 @@ impl Kernel {
 
     fn remove_directories(&self, id: &TenantId) -> Result<(), KernelError> {
         let tenants = self.root().sub("tenants")?;
-        match tenants.remove_dir_all(id.as_str()) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => {
-                return Err(crate::root::io_error(
-                    &self.root().tenant_path(id),
-                    "remove",
-                    &e,
-                ));
-            }
-        }
-        sync_dir(&tenants)
-            .map_err(|e| crate::root::io_error(&self.root().tenant_path(id), "sync", &e))
+        let shown = self.root().tenant_path(id);
+        remove_tree(&tenants, id.as_str())
+            .map_err(|e| crate::root::io_error(&shown, "remove", &e))?;
+        sync_dir(&tenants).map_err(|e| crate::root::io_error(&shown, "sync", &e))
     }
 }
 
