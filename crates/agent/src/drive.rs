@@ -87,11 +87,7 @@ impl Agents {
             worked = self.turns(uid, place) => worked,
         };
         self.working().remove(&(uid, place.run));
-        let operators = || {
-            self.kernel()
-                .tenants(&self.operator)
-                .find(|tenant| tenant.uid() == uid)
-        };
+        let operators = || self.kernel().tenant_of(&self.operator, uid);
         match worked {
             Ok(Turn::Waits(wait)) => {
                 if let Some(tenant) = operators() {
@@ -120,10 +116,7 @@ impl Agents {
     }
 
     async fn turns(self: &Arc<Self>, uid: TenantUid, place: Place) -> Result<Turn, Failed> {
-        let operators = self
-            .kernel()
-            .tenants(&self.operator)
-            .find(|tenant| tenant.uid() == uid);
+        let operators = self.kernel().tenant_of(&self.operator, uid);
         let tenant = operators.ok_or_else(|| failed("credential_ended"))?;
         let run = place.run;
         let caller = tenant.read(move |tx| runs::by_number(tx, run)).await?;

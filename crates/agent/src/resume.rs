@@ -45,10 +45,7 @@ impl Agents {
         if self.queue().has(uid) {
             return;
         }
-        let found = self
-            .kernel()
-            .tenants(&self.operator)
-            .find(|tenant| tenant.uid() == uid);
+        let found = self.kernel().tenant_of(&self.operator, uid);
         if let Some(tenant) = found {
             // A note that stays opens a tenant for nothing, once.
             let _stays = self.settle_note(&tenant).await;

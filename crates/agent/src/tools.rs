@@ -2,7 +2,7 @@
 //! carried out.
 
 mod arguments;
-mod files;
+pub(crate) mod files;
 mod programs;
 
 use std::collections::BTreeMap;

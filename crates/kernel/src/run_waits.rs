@@ -60,8 +60,7 @@ impl Kernel {
             .await?;
         let found = uids
             .iter()
-            .filter_map(|uid| self.directory().by_uid(uid))
-            .map(|resident| Tenant::mint_for_operator(self, &resident, operator))
+            .filter_map(|uid| self.tenant_of(operator, *uid))
             .collect();
         Ok(found)
     }

@@ -1,6 +1,6 @@
 //! The operator's authority: all tenants, one at a time.
 
-use base::TenantId;
+use base::{TenantId, TenantUid};
 use vault::OperatorKey;
 
 use crate::error::KernelError;
@@ -42,6 +42,13 @@ impl Kernel {
             .tenant(id)
             .ok_or_else(|| KernelError::NotFound(format!("there is no tenant {id}")))?;
         Ok(Tenant::mint_for_operator(self, &resident, operator))
+    }
+
+    /// One tenant by its identity, for the operator; `None` where it is gone.
+    #[must_use]
+    pub fn tenant_of(&self, operator: &Operator, uid: TenantUid) -> Option<Tenant> {
+        let resident = self.directory().by_uid(&uid)?;
+        Some(Tenant::mint_for_operator(self, &resident, operator))
     }
 
     /// All tenants in the order of their names; each capability is minted when its turn comes.

@@ -13,6 +13,7 @@ pub mod command;
 pub mod credential;
 pub mod fault;
 pub mod field;
+pub mod file;
 pub mod frame;
 pub mod jsonrpc;
 pub mod ledger;

@@ -16,7 +16,8 @@ use crate::field::{self, Described, Field};
 use crate::jsonrpc::Failure;
 use crate::policy::{SetPolicy, TestPolicy};
 use crate::{
-    AuditCheckpoint, PolicyChecked, PolicyView, QuotaView, RotatedTokens, params, run, session,
+    AuditCheckpoint, PolicyChecked, PolicyView, QuotaView, RotatedTokens, file, params, run,
+    session,
 };
 
 /// The subprotocol of the WebSocket.
@@ -223,6 +224,14 @@ methods! {
     RunsApprove = "runs.approve", "run.approve", Works, WORKERS, ["run"], run::NamedCall => params::Done;
     /// Denies a call of a tool that waits for an approval.
     RunsDeny = "runs.deny", "run.deny", Works, WORKERS, ["run"], run::NamedCall => params::Done;
+    /// What is in a directory of the workspace.
+    FilesList = "files.list", "read_files", Works, WORKERS, [], file::FilesWish => file::FileList;
+    /// A piece of a file of the workspace.
+    FilesRead = "files.read", "read_file", Works, WORKERS, ["file"], file::ReadFile => file::FileContent;
+    /// Writes a file of the workspace.
+    FilesWrite = "files.write", "write_file", Works, WORKERS, [], file::WriteFile => file::FileWritten;
+    /// Removes a file of the workspace.
+    FilesDelete = "files.delete", "remove_file", Works, WORKERS, ["file"], file::NamedFile => params::Done;
     /// A ticket with which a web page opens one WebSocket.
     TicketIssue = "ticket.issue", "ticket.issue", Reads, EVERYBODY, [], params::TicketWish => params::Ticket;
 }

@@ -20,7 +20,7 @@ const MINTS: &[(&str, &[(&str, usize)])] = &[
     (
         "mint_for_operator",
         &[
-            ("crates/kernel/src/sweep.rs", 2),
+            ("crates/kernel/src/sweep.rs", 3),
             ("crates/kernel/src/lifecycle.rs", 1),
             ("crates/kernel/src/repair.rs", 1),
         ],

@@ -20,14 +20,14 @@ const SEARCH_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a search takes at most.
 const SEARCH_TIME: Duration = Duration::from_secs(5);
 /// What a workspace may hold: as much as a program may leave in it.
-const ROOM: Room = Room {
+pub(crate) const ROOM: Room = Room {
     bytes_max: 256 * 1024 * 1024,
     files_max: 20_000,
     file_bytes_max: 128 * 1024 * 1024,
 };
 
 /// The path as rules know it: below the workspace, without what the sandbox shows before it.
-pub(super) fn plain(path: &str) -> &str {
+pub(crate) fn plain(path: &str) -> &str {
     match path.strip_prefix("/box") {
         Some("") => "",
         Some(rest) => rest.strip_prefix('/').unwrap_or(path),

@@ -266,7 +266,7 @@ impl Handle<method::RunsDeny> for Turn {
 }
 
 impl Turn {
-    fn agents(&self) -> &std::sync::Arc<agent::Agents> {
+    pub(super) fn agents(&self) -> &std::sync::Arc<agent::Agents> {
         &self.session.app.agents
     }
 

@@ -5,6 +5,7 @@
 
 mod agents;
 mod desk;
+mod files;
 mod follow;
 mod handlers;
 mod line;
