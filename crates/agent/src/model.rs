@@ -218,7 +218,8 @@ mod tests {
         assert_eq!(answer.calls[0].arguments, r#"{"command":"ls"}"#);
         assert_eq!(answer.cost, Money::parse_usd("0.000123").ok());
         let message: Value = serde_json::from_str(&answer.message).unwrap();
-        let names: Vec<_> = message.as_object().unwrap().keys().cloned().collect();
+        let mut names: Vec<_> = message.as_object().unwrap().keys().cloned().collect();
+        names.sort();
         assert_eq!(names, ["content", "role", "tool_calls"]);
     }
 

@@ -56,7 +56,7 @@ fn finished() -> LedgerRow {
         outcome: "finished".to_owned(),
         started_at: Timestamp::parse("2026-11-22T21:50:43.120Z").unwrap(),
         finished_at: Timestamp::parse("2026-11-22T21:50:44Z").unwrap(),
-        trace_id: None,
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
     }
 }
 
@@ -64,6 +64,7 @@ fn unknown() -> LedgerRow {
     LedgerRow {
         attempt: 2,
         person: None,
+        trace_id: None,
         tokens_in: None,
         tokens_out: None,
         cache_read_tokens: None,

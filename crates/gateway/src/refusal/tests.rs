@@ -195,7 +195,7 @@ fn every_refusal_has_a_row_and_two_bodies() {
     let all = all();
     assert_eq!(
         all.iter().map(place).collect::<BTreeSet<_>>(),
-        (0..32).collect()
+        (0..33).collect()
     );
     for refusal in &all {
         let status = refusal.status().as_u16();
