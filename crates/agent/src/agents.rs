@@ -1,12 +1,14 @@
 //! All agents of a process: what conversations and runs share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use base::TenantUid;
 use gateway::Gateway;
-use kernel::{Admission, Kernel, Operator, Trail};
+use gateway::agents::PREFIX;
+use kernel::{Admission, Deed, Kernel, Operator, Trail};
+use policy::Act;
 use sandbox::Sandbox;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,12 @@ pub struct Agents {
     queue: Mutex<Queue>,
     /// Runs that work, by tenant and number, with what ends them early.
     working: Mutex<BTreeMap<(TenantUid, i64), CancellationToken>>,
+    /// Tenants of whose runs the registry knows. Held while that changes.
+    pub(crate) noted: tokio::sync::Mutex<BTreeSet<TenantUid>>,
+    /// Runs whose end could not be stored: left to the next start.
+    lost: Mutex<BTreeSet<(TenantUid, i64)>>,
+    /// Sessions that are being summed up on somebody's wish.
+    compacting: Mutex<BTreeSet<(TenantUid, i64)>>,
     /// Rung when something may have changed in a tenant's sessions, for whoever watches there.
     news: Mutex<BTreeMap<TenantUid, Arc<Notify>>>,
 }
@@ -54,6 +62,9 @@ impl Agents {
             sandbox: OnceCell::new(),
             queue: Mutex::default(),
             working: Mutex::default(),
+            noted: tokio::sync::Mutex::default(),
+            lost: Mutex::default(),
+            compacting: Mutex::default(),
             news: Mutex::default(),
         });
         let known = Weak::clone(&agents.me);
@@ -77,6 +88,16 @@ impl Agents {
 
     pub(crate) fn working(&self) -> MutexGuard<'_, BTreeMap<(TenantUid, i64), CancellationToken>> {
         self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compacting(&self) -> MutexGuard<'_, BTreeSet<(TenantUid, i64)>> {
+        self.compacting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lost(&self) -> MutexGuard<'_, BTreeSet<(TenantUid, i64)>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sandbox; its self-test is done when it is first asked for, and no program runs before.
@@ -159,10 +180,15 @@ impl Agents {
     /// What is wrong with it, or that the tenant has too many.
     pub async fn create_session(
         &self,
+        trail: &Trail,
         admission: &Admission,
         new: NewSession,
     ) -> Result<Session, AgentError> {
         let id = ids::fresh(self.kernel(), ids::SESSION);
+        if let Some(agent) = &new.agent {
+            may_begin(admission, agent)?;
+        }
+        deed(trail, admission, "session.create", &id).await?;
         sessions::create(admission, id, new).await
     }
 
@@ -177,6 +203,40 @@ impl Agents {
             .read(move |tx| sessions::find(tx, &id, &eyes))
             .await?;
         found.ok_or(AgentError::NotFound)
+    }
+
+    /// One session, to be read; where it is somebody else's, that is recorded first.
+    ///
+    /// # Errors
+    /// As [`Agents::session`].
+    pub async fn open_session(
+        &self,
+        trail: &Trail,
+        admission: &Admission,
+        id: &str,
+    ) -> Result<Session, AgentError> {
+        let session = self.session(admission, id).await?;
+        if !Eyes::talking(admission).see(&session.owner) {
+            deed(trail, admission, "read_session", &session.id).await?;
+        }
+        Ok(session)
+    }
+
+    /// One run with its calls, to be read; where it is somebody else's, that is recorded first.
+    ///
+    /// # Errors
+    /// As [`Agents::run`].
+    pub async fn open_run(
+        &self,
+        trail: &Trail,
+        admission: &Admission,
+        id: &str,
+    ) -> Result<Run, AgentError> {
+        let run = self.run(admission, id).await?;
+        if !Eyes::talking(admission).see(&run.owner) {
+            deed(trail, admission, "read_run", &run.id).await?;
+        }
+        Ok(run)
     }
 
     /// Sessions that the caller may see, used last first, before a moment.
@@ -246,7 +306,14 @@ impl Agents {
     ///
     /// # Errors
     /// Where a run of it is under way.
-    pub async fn reset_session(&self, admission: &Admission, id: &str) -> Result<(), AgentError> {
+    pub async fn reset_session(
+        &self,
+        trail: &Trail,
+        admission: &Admission,
+        id: &str,
+    ) -> Result<(), AgentError> {
+        let session = self.session(admission, id).await?;
+        deed(trail, admission, "session.reset", &session.id).await?;
         let done = sessions::reset(admission, id.to_owned()).await;
         self.ring(admission.tenant().uid());
         done
@@ -269,7 +336,12 @@ impl Agents {
     ///
     /// # Errors
     /// Where there is nothing to sum up, or the model does not answer.
-    pub async fn compact_session(&self, admission: &Admission, id: &str) -> Result<(), AgentError> {
+    pub async fn compact_session(
+        &self,
+        trail: &Trail,
+        admission: &Admission,
+        id: &str,
+    ) -> Result<(), AgentError> {
         let session = {
             let (id, eyes) = (id.to_owned(), Eyes::talking(admission));
             admission
@@ -278,6 +350,13 @@ impl Agents {
                 .await?
         };
         let session = session.ok_or(AgentError::NotFound)?;
+        let mark = (admission.tenant().uid(), session.number);
+        if !self.compacting().insert(mark) {
+            let text = "it is being summed up already";
+            return Err(AgentError::refused("session_busy", text));
+        }
+        let _mark = Compacting { agents: self, mark };
+        deed(trail, admission, "session.compact", &session.id).await?;
         let done = summary::compact(&self.gateway, admission, &session, 0).await;
         self.ring(admission.tenant().uid());
         match done? {
@@ -295,38 +374,37 @@ impl Agents {
     /// What is wrong with it, or that too much waits.
     pub async fn send(
         self: &Arc<Self>,
+        trail: &Trail,
         admission: &Admission,
         wish: Wish,
     ) -> Result<Sent, AgentError> {
-        self.make_room(admission).await?;
+        let session = self.session(admission, &wish.session).await?;
+        if !Eyes::talking(admission).see(&session.owner) {
+            return Err(AgentError::NotFound);
+        }
+        if !session.agent.is_empty() {
+            may_begin(admission, &session.agent)?;
+        }
+        let reserved = self.reserve(admission.tenant()).await?;
+        deed(trail, admission, "session.send", &session.id).await?;
         let id = ids::fresh(self.kernel(), ids::RUN);
         let sent = send::send(admission, id, wish).await?;
         self.take_up(admission, &sent);
+        drop(reserved);
         Ok(sent)
     }
 
-    /// Refuses where no further run may wait; notes that there are runs before one is stored.
-    pub(crate) async fn make_room(&self, admission: &Admission) -> Result<(), AgentError> {
-        let tenant = admission.tenant();
-        if !self.queue().has_room(tenant.uid()) {
-            let text = "as many runs of the tenant wait as may; try again when some have ended";
-            return Err(AgentError::refused("too_many_runs", text));
-        }
-        tenant.has_runs().await?;
-        Ok(())
-    }
-
     pub(crate) fn take_up(self: &Arc<Self>, admission: &Admission, sent: &Sent) {
+        let uid = admission.tenant().uid();
         if sent.is_new {
             let place = Place {
                 run: sent.number,
                 session: sent.session,
             };
-            // Room was made for it; should it have gone meanwhile, the run waits in the store and is taken up with the next.
-            let _waits_stored = self.queue().push(admission.tenant().uid(), place);
+            self.queue().push(uid, place);
             self.pump();
         }
-        self.ring(admission.tenant().uid());
+        self.ring(uid);
     }
 
     /// One run, with its calls of tools.
@@ -386,22 +464,18 @@ impl Agents {
         id: &str,
     ) -> Result<(), AgentError> {
         let run = self.run(admission, id).await?;
-        let deed = kernel::Deed {
-            action: "run.cancel",
-            detail: [("name", run.id.clone())].into(),
-            ..kernel::Deed::default()
-        };
-        trail.record(admission, deed).await?;
+        let over = || AgentError::refused("run_ended", "the run has ended already");
+        if run.ended_at.is_some() {
+            return Err(over());
+        }
+        deed(trail, admission, "run.cancel", &run.id).await?;
         let (number, now) = (run.number, admission.tenant().now());
         let ended = admission
             .tenant()
             .write(move |tx| runs::end(tx, number, State::Cancelled, None, now))
             .await?;
         if !ended {
-            return Err(AgentError::refused(
-                "run_ended",
-                "the run has ended already",
-            ));
+            return Err(over());
         }
         self.let_go(admission, &run);
         Ok(())
@@ -444,7 +518,7 @@ impl Agents {
                     run: run.number,
                     session: run.session_number,
                 };
-                self.queue().forget(uid, place);
+                self.queue().end(uid, place);
             }
         }
         self.pump();
@@ -468,7 +542,40 @@ impl Agents {
             run: run.number,
             session: run.session_number,
         };
-        self.go_on(admission.tenant().uid(), place);
+        self.wake(admission.tenant().uid(), place);
         Ok(())
     }
+}
+
+/// A session that is being summed up; it no longer is when this is dropped.
+struct Compacting<'a> {
+    agents: &'a Agents,
+    mark: (TenantUid, i64),
+}
+
+impl Drop for Compacting<'_> {
+    fn drop(&mut self) {
+        self.agents.compacting().remove(&self.mark);
+    }
+}
+
+/// Records one deed on one thing.
+pub(crate) async fn deed(
+    trail: &Trail,
+    admission: &Admission,
+    action: &'static str,
+    name: &str,
+) -> Result<(), AgentError> {
+    let deed = Deed {
+        action,
+        detail: [("name", name.to_owned())].into(),
+        ..Deed::default()
+    };
+    Ok(trail.record(admission, deed).await?)
+}
+
+/// Whether the rules let the caller have an agent work for it: to them it is a tool of that name.
+pub(crate) fn may_begin(admission: &Admission, agent: &str) -> Result<(), AgentError> {
+    let tool = format!("{PREFIX}{agent}");
+    crate::files::allowed(admission, Act::InvokeTool { tool: &tool }).map(|_rules| ())
 }

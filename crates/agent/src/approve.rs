@@ -52,6 +52,11 @@ pub(crate) async fn decide(
             false => AgentError::NotFound,
         });
     }
+    let now = admission.tenant().now();
+    let waits = asked.state == "waiting" && asked.until.is_some_and(|until| until > now);
+    if !waits || found.ended_at.is_some() {
+        return Err(not_waiting());
+    }
     let action = if approve { "run.approve" } else { "run.deny" };
     let deed = Deed {
         action,
@@ -65,15 +70,19 @@ pub(crate) async fn decide(
     };
     trail.record(admission, deed).await?;
     let by = format!("{}:{}", role.as_str(), admission.token_name());
-    let (number, call, now) = (found.number, asked.number, admission.tenant().now());
+    let (number, call) = (found.number, asked.number);
     let decided = admission
         .tenant()
         .write(move |tx| mark(tx, number, call, approve, &by, now.unix_ms()));
     if !decided.await? {
-        let text = "the call does not wait for a decision any more";
-        return Err(AgentError::refused("not_waiting", text));
+        return Err(not_waiting());
     }
     Ok(found)
+}
+
+fn not_waiting() -> AgentError {
+    let text = "the call does not wait for a decision any more";
+    AgentError::refused("not_waiting", text)
 }
 
 fn mark(

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Role;
 use bytes::Bytes;
 use gateway::agents::{Agents as AnswersCalls, Answering, PREFIX};
 use gateway::door;
@@ -16,15 +17,17 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use kernel::{Admission, Trail};
 use llm::Request;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::agents::Agents;
+use crate::agents::{Agents, deed, may_begin};
 use crate::error::AgentError;
 use crate::limits::MESSAGE_BYTES_MAX;
-use crate::send::{self, NewRun, Sent};
-use crate::sessions::{self, Eyes, NewSession};
+use crate::send::{self, NewRun};
+use crate::sessions::{self, Eyes, NewSession, Session};
 use crate::{ids, runs, transcript};
 
+/// Who may have an agent work.
+const CALLERS: &[Role] = &[Role::Admin, Role::Member, Role::App];
 /// Pieces that may wait for a client.
 const PIECES: usize = 16;
 /// Between two looks at a run, should news be missed.
@@ -62,72 +65,85 @@ async fn serve(
     admission: Admission,
     request: Request,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let model = request.model().to_owned();
-    let name = model.strip_prefix(PREFIX).unwrap_or_default();
-    if agents.agent(&admission, name).await.is_err() {
-        return Err(Refusal::ModelNotFound { model });
+    if !CALLERS.contains(&admission.role()) {
+        let role = admission.role().as_str();
+        let refusal = Refusal::Forbidden { role };
+        door::denied(trail, &admission, "call_model", &refusal).await?;
+        return Err(refusal);
     }
-    let messages = read_messages(&request)?;
-    agents.make_room(&admission).await.map_err(refusal)?;
-    let (session, sent) = begin(agents, &admission, name, &request, messages).await?;
-    agents.take_up(&admission, &sent);
-    let waiting = Waiting {
-        agents: Arc::clone(agents),
-        created: admission.tenant().now().unix_seconds(),
-        admission,
-        run: sent.run,
-        session,
+    let model = request.model().to_owned();
+    let name = model.strip_prefix(PREFIX).unwrap_or_default().to_owned();
+    match agents.agent(&admission, &name).await {
+        Ok(_there) => {}
+        Err(AgentError::NotFound) => {
+            let refusal = Refusal::ModelNotFound { model };
+            door::denied(trail, &admission, "call_model", &refusal).await?;
+            return Err(refusal);
+        }
+        Err(error) => return Err(refusal(error)),
+    }
+    let streams = request.stream();
+    let asked = Asked {
+        messages: read_messages(&request)?,
+        session: session_of(&request),
+        name,
         model,
     };
-    match request.stream() {
+    let waiting = Arc::clone(agents)
+        .begin_apart(trail, admission, asked)
+        .await?;
+    match streams {
         true => Ok(waiting.streamed(trail)),
         false => waiting.whole(trail).await,
     }
 }
 
+/// What a client of chat completions asks of an agent.
+struct Asked {
+    messages: Vec<String>,
+    session: Option<String>,
+    name: String,
+    model: String,
+}
+
+fn session_of(request: &Request) -> Option<String> {
+    let metadata = request.member("metadata")?;
+    let metadata: Value = serde_json::from_str(metadata).ok()?;
+    metadata["session"].as_str().map(str::to_owned)
+}
+
+impl Agents {
+    /// Begins a run in a task of its own: a client that goes away meanwhile leaves no run behind that nobody takes up.
+    async fn begin_apart(
+        self: Arc<Self>,
+        trail: &Arc<Trail>,
+        admission: Admission,
+        asked: Asked,
+    ) -> Result<Waiting, Refusal> {
+        let (begun, told) = oneshot::channel();
+        let trail = Arc::clone(trail);
+        self.kernel().tasks().clone().spawn(async move {
+            let waiting = begin(&self, &trail, admission, asked).await;
+            if let Err(Ok(waiting)) = begun.send(waiting) {
+                drop(Ends(Some(&waiting)));
+            }
+        });
+        told.await.unwrap_or(Err(Refusal::Internal))
+    }
+}
+
 async fn begin(
     agents: &Arc<Agents>,
-    admission: &Admission,
-    agent: &str,
-    request: &Request,
-    messages: Vec<String>,
-) -> Result<(String, Sent), Refusal> {
-    let metadata: Value = request
-        .member("metadata")
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let (session, messages) = match metadata["session"].as_str() {
-        Some(id) => {
-            let found = agents.session(admission, id).await;
-            let eyes = Eyes::talking(admission);
-            let found = found
-                .ok()
-                .filter(|session| eyes.see(&session.owner) && session.agent == agent);
-            let found = found.ok_or_else(|| {
-                wrong("metadata.session", "there is no such session of this agent")
-            })?;
-            let last = messages.into_iter().next_back();
-            let last = last.filter(|text| text.contains("\"role\":\"user\""));
-            (
-                found,
-                vec![last.ok_or_else(|| wrong("messages", "the last message must be the user's"))?],
-            )
-        }
-        None => {
-            let new = NewSession {
-                agent: Some(agent.to_owned()),
-                channel: "api",
-                ..NewSession::default()
-            };
-            (
-                agents
-                    .create_session(admission, new)
-                    .await
-                    .map_err(refusal)?,
-                messages,
-            )
-        }
-    };
+    trail: &Trail,
+    admission: Admission,
+    asked: Asked,
+) -> Result<Waiting, Refusal> {
+    may_begin(&admission, &asked.name).map_err(refusal)?;
+    let reserved = agents.reserve(admission.tenant()).await.map_err(refusal)?;
+    let (session, messages) = place(agents, trail, &admission, &asked).await?;
+    deed(trail, &admission, "session.send", &session.id)
+        .await
+        .map_err(refusal)?;
     let new = NewRun {
         id: ids::fresh(agents.kernel(), ids::RUN),
         caller: admission.caller().to_bytes(),
@@ -136,15 +152,59 @@ async fn begin(
         key: None,
     };
     let (id, now) = (session.id.clone(), admission.tenant().now());
-    let stored =
-        admission
-            .tenant()
-            .write(move |tx| match sessions::by_number(tx, session.number)? {
-                Some(session) => send::begin(tx, &session, new, now),
-                None => Ok(Err(AgentError::NotFound)),
-            });
+    let eyes = Eyes::talking(&admission);
+    let stored = admission
+        .tenant()
+        .write(move |tx| match sessions::find(tx, &id, &eyes)? {
+            Some(session) => send::begin(tx, &session, new, now),
+            None => Ok(Err(AgentError::NotFound)),
+        });
     let sent = stored.await.map_err(Refusal::from)?.map_err(refusal)?;
-    Ok((id, sent))
+    agents.take_up(&admission, &sent);
+    drop(reserved);
+    Ok(Waiting {
+        agents: Arc::clone(agents),
+        created: admission.tenant().now().unix_seconds(),
+        admission,
+        run: sent.run,
+        session: session.id,
+        model: asked.model,
+    })
+}
+
+/// The session that a call goes into, and what is new in it.
+async fn place(
+    agents: &Arc<Agents>,
+    trail: &Trail,
+    admission: &Admission,
+    asked: &Asked,
+) -> Result<(Session, Vec<String>), Refusal> {
+    let Some(id) = &asked.session else {
+        let new = NewSession {
+            agent: Some(asked.name.clone()),
+            channel: "api",
+            ..NewSession::default()
+        };
+        let made = agents.create_session(trail, admission, new).await;
+        return Ok((made.map_err(refusal)?, asked.messages.clone()));
+    };
+    let eyes = Eyes::talking(admission);
+    let found = match agents.session(admission, id).await {
+        Ok(session) => Some(session).filter(|session| eyes.see(&session.owner)),
+        Err(AgentError::NotFound) => None,
+        Err(error) => return Err(refusal(error)),
+    };
+    let found = found.filter(|session| session.agent == asked.name);
+    let no_session = || wrong("metadata.session", "there is no such session of this agent");
+    let session = found.ok_or_else(no_session)?;
+    let last = asked.messages.last().filter(|text| is_users(text));
+    let last = last.ok_or_else(|| wrong("messages", "the last message must be the user's"))?;
+    Ok((session, vec![last.clone()]))
+}
+
+fn is_users(message: &str) -> bool {
+    let message: Value = serde_json::from_str(message).unwrap_or_default();
+    message["role"] == "user"
 }
 
 fn wrong(param: &str, text: &str) -> Refusal {
@@ -228,15 +288,13 @@ struct End {
 
 impl Waiting {
     async fn ended(&self) -> Result<Option<End>, Refusal> {
-        let run = self
-            .agents
-            .run(&self.admission, &self.run)
-            .await
-            .map_err(refusal)?;
-        Ok(run.ended_at.map(|_| End {
-            state: run.state,
-            why: run.why,
-        }))
+        let run = self.run.clone();
+        let found = self
+            .admission
+            .tenant()
+            .read(move |tx| runs::ended(tx, &run));
+        let found = found.await.map_err(Refusal::from)?;
+        Ok(found.map(|(state, why)| End { state, why }))
     }
 
     /// The text with which the run ended.

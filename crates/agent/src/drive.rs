@@ -1,18 +1,15 @@
 //! A run from one stored state to the next: the model's turn, or a tool's. What comes next is read from the store each time, so that
 //! a run goes on after anything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::TenantUid;
+use base::{Role, TenantUid};
 use gateway::door;
 use gateway::refusal::Refusal;
-use kernel::sql::params;
-use kernel::{
-    Admission, Caller, Deed, KernelError, Purpose, ReadTx, StoreError, Tenant, Trail, WriteTx,
-};
-use policy::{Cap, Outcome};
-use serde_json::json;
+use kernel::{Admission, Caller, Deed, KernelError, Purpose, ReadTx, StoreError, Tenant, Trail};
+use policy::{Cap, Decision, Outcome};
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
@@ -22,6 +19,7 @@ use crate::queue::Place;
 use crate::runs::{self, Run, State, ToolCall};
 use crate::sessions::Session;
 use crate::settings::{self, AgentSettings};
+use crate::steps::{ask_for_approval, begin, finish, keep_answer, mark_begun};
 use crate::tools::{self, Bench, Caps, Done, Prepared};
 use crate::transcript::{self, Before};
 use crate::{approve, ids, summary};
@@ -87,31 +85,53 @@ impl Agents {
             worked = self.turns(uid, place) => worked,
         };
         self.working().remove(&(uid, place.run));
-        let operators = || self.kernel().tenant_of(&self.operator, uid);
-        match worked {
-            Ok(Turn::Waits(wait)) => {
-                if let Some(tenant) = operators() {
-                    self.wake_later(&tenant, place, wait);
-                }
-                false
-            }
-            Ok(_) => true,
-            Err(Failed(code)) => {
-                if let Some(tenant) = operators() {
-                    self.give_up(&tenant, place.run, code).await;
-                }
-                true
-            }
+        if let Ok(Turn::Waits(wait)) = worked {
+            self.wake_later(uid, place, wait);
+            return false;
         }
+        let code = match worked {
+            Err(Failed(code)) => code,
+            Ok(_) => "interrupted".to_owned(),
+        };
+        if let Some(tenant) = self.kernel().tenant_of(&self.operator, uid) {
+            self.put_away(&tenant, place.run, code).await;
+        }
+        true
     }
 
-    async fn give_up(&self, tenant: &Tenant, run: i64, code: String) {
+    /// Sees to it that a run which is worked on no longer has ended, and that nothing which had begun is left without a word.
+    async fn put_away(&self, tenant: &Tenant, run: i64, code: String) {
         let now = tenant.now();
-        let ended = tenant
-            .write(move |tx| runs::end(tx, run, State::Failed, Some(&code), now))
-            .await;
-        if let Err(error) = ended {
-            self.log(Some(tenant.id()), "a run's end was not stored", &error);
+        let put = tenant.write(move |tx| {
+            let left = runs::left_behind(tx, run)?;
+            runs::end(tx, run, State::Failed, Some(&code), now)?;
+            Ok(left)
+        });
+        match put.await {
+            Ok(left) => {
+                for (id, call) in left {
+                    let detail = [
+                        ("name", call.tool),
+                        ("run", id),
+                        ("call", call.id),
+                        ("outcome", "unknown".to_owned()),
+                    ];
+                    let told = self.kernel().record_end(
+                        &self.operator,
+                        tenant,
+                        "tool.ended",
+                        detail.into(),
+                    );
+                    if let Err(error) = told.await {
+                        self.log(Some(tenant.id()), "a call's end was not recorded", &error);
+                    }
+                }
+            }
+            Err(error) => {
+                // It stays as it is until the next start: tried again and again it would fail again and again.
+                self.lost().insert((tenant.uid(), run));
+                self.log(Some(tenant.id()), "a run's end was not stored", &error);
+            }
         }
     }
 
@@ -128,6 +148,9 @@ impl Agents {
         loop {
             // The credential is verified anew for each step: what happened to it or its tenant since holds for this one.
             let (trail, admission) = self.enter(&caller, &found).await?;
+            if admission.tenant().uid() != uid {
+                return Err(failed("credential_ended"));
+            }
             let turn = tokio::select! {
                 biased;
                 () = admission.ended() => Err(failed("credential_ended")),
@@ -167,9 +190,7 @@ impl Agents {
         let now = admission.tenant().now();
         let run = &standing.run;
         match run.started_at {
-            None if now.since(run.created_at) > QUEUE_WAIT_MAX => {
-                return Err(failed("queue_timeout"));
-            }
+            None if now.since(run.created_at) > QUEUE_WAIT_MAX => Err(failed("queue_timeout")),
             None => {
                 begin(admission, run.number).await?;
                 // Not waited for by anybody but this run, which has not said anything yet.
@@ -182,21 +203,24 @@ impl Agents {
                 .await;
                 // Without it the prompt is longer, or cut at its beginning.
                 drop(compacted);
-                return Ok(Turn::Go);
+                Ok(Turn::Go)
             }
             Some(started) => {
-                let waited = waited(&run.calls, now);
-                if now.since(started).saturating_sub(waited)
-                    > Duration::from_secs(standing.settings.seconds())
-                {
+                let worked = now.since(started).saturating_sub(waited(&run.calls, now));
+                let left = Duration::from_secs(standing.settings.seconds()).saturating_sub(worked);
+                if left.is_zero() {
                     return Err(failed("time_exceeded"));
                 }
+                if let Some(call) = run.calls.iter().find(|call| call.state != "ended") {
+                    return self
+                        .tool_turn(trail, admission, &standing, call, left)
+                        .await;
+                }
+                let turn = self.model_turn(admission, &standing);
+                let turn = tokio::time::timeout(left, turn).await;
+                turn.unwrap_or_else(|_late| Err(failed("time_exceeded")))
             }
         }
-        if let Some(call) = run.calls.iter().find(|call| call.state != "ended") {
-            return self.tool_turn(trail, admission, &standing, call).await;
-        }
-        self.model_turn(admission, &standing).await
     }
 
     async fn model_turn(&self, admission: &Admission, standing: &Standing) -> Result<Turn, Failed> {
@@ -215,18 +239,19 @@ impl Agents {
         let read = admission.tenant().read(move |tx| {
             let summary = summary::newest(tx, &looked)?;
             let from = summary.as_ref().map_or(looked.begins, |(upto, _)| upto + 1);
-            Ok((summary::stored(tx, &looked, from, upto)?, summary))
+            let stored = summary::stored(tx, &looked, from, upto, PROMPT_BYTES_MAX)?;
+            let size = runs::size(tx, looked.number, upto)?;
+            Ok((stored, summary, size))
         });
-        let (stored, summary) = read.await?;
+        let (stored, summary, size) = read.await?;
+        // Its own messages are never left out of a prompt.
+        if size.bytes > PROMPT_BYTES_MAX {
+            return Err(failed("prompt_too_large"));
+        }
         let before = Before {
             instructions: settings.instructions.as_deref(),
             summary: summary.as_ref().map(|(upto, text)| (*upto, text.as_str())),
         };
-        // What is said to the run after this is not in the question.
-        let seen = stored
-            .iter()
-            .filter(|message| message.run == run.number)
-            .count();
         let question = Question {
             model: model_of(session, settings),
             settings,
@@ -235,6 +260,7 @@ impl Agents {
             trace: ids::digits(&run.id, ids::RUN).unwrap_or_default(),
         };
         let answer = self.ask(admission, &question).await?;
+        let unknown = answer.cost.is_none() && settings.cost_max().is_some();
         let ids: Vec<String> = answer
             .calls
             .iter()
@@ -243,9 +269,14 @@ impl Agents {
         let (run, now) = (run.clone(), admission.tenant().now());
         let ended = admission
             .tenant()
-            .write(move |tx| keep_answer(tx, &run, &answer, &ids, seen, now))
+            .write(move |tx| keep_answer(tx, &run, &answer, &ids, size.messages, now))
             .await?;
-        Ok(if ended { Turn::Ended } else { Turn::Go })
+        match ended {
+            true => Ok(Turn::Ended),
+            // What is not known cannot be kept below a limit.
+            false if unknown => Err(failed("cost_unknown")),
+            false => Ok(Turn::Go),
+        }
     }
 
     async fn ask(&self, admission: &Admission, question: &Question<'_>) -> Result<Answer, Failed> {
@@ -271,9 +302,10 @@ impl Agents {
         admission: &Admission,
         standing: &Standing,
         call: &ToolCall,
+        left: Duration,
     ) -> Result<Turn, Failed> {
         let run = &standing.run;
-        let ended = |done: Done| finish(admission, run, call, done);
+        let ended = |done: Done| end_call(admission, run, call, done);
         // Only what its agent has is there.
         let offered = standing.settings.tools.contains(&call.tool);
         let prepared = match tools::prepare(&call.tool, &call.arguments) {
@@ -284,26 +316,31 @@ impl Agents {
         match call.state.as_str() {
             "denied" => return ended(Done::failed("A person denied this call.")).await,
             "begun" if !prepared.tool.only_reads() => {
+                record_ended(trail, admission, run, call, "unknown", BTreeMap::new()).await?;
                 return ended(Done::failed(INTERRUPTED)).await;
             }
             "waiting" => {
-                let left = call.until.map_or(Duration::ZERO, |until| {
+                let wait = call.until.map_or(Duration::ZERO, |until| {
                     until.since(admission.tenant().now())
                 });
-                if !left.is_zero() {
-                    return Ok(Turn::Waits(left));
+                if !wait.is_zero() {
+                    return Ok(Turn::Waits(wait));
                 }
                 return ended(Done::failed("Nobody approved this call in time.")).await;
             }
             _ => {}
         }
         match self.judge(trail, admission, run, call, &prepared).await? {
-            Judged::May(rules, caps) => {
+            Judged::May(rules, mut caps) => {
+                // A run's time bounds what it starts.
+                let seconds = left.as_secs().max(1);
+                caps.seconds = Some(caps.seconds.map_or(seconds, |cap| cap.min(seconds)));
                 self.carry_out(trail, admission, run, call, &prepared, &rules, caps)
                     .await
             }
             Judged::Waits(wait) => Ok(Turn::Waits(wait)),
             Judged::Not(text) => ended(Done::failed(text)).await,
+            Judged::Over => Ok(Turn::Ended),
         }
     }
 
@@ -317,38 +354,44 @@ impl Agents {
         prepared: &Prepared,
     ) -> Result<Judged, Failed> {
         let (mut rules, mut caps) = (Vec::new(), Caps::default());
+        let mut approvers: Option<Vec<Role>> = None;
         for act in prepared.acts() {
             let decision = admission.decide(act);
-            if let Outcome::Allowed(obligations) = &decision.outcome {
-                rules.extend(decision.rules.split(' ').map(str::to_owned));
-                let lower =
-                    |known: Option<u64>, new: Option<u64>| known.into_iter().chain(new).min();
-                caps.seconds = lower(caps.seconds, obligations.cap(Cap::Seconds));
-                caps.bytes = lower(caps.bytes, obligations.cap(Cap::Bytes));
-                let Some(roles) = obligations.approvers() else {
-                    continue;
-                };
-                let by = approve::approver(call).filter(|_| call.state == "approved");
-                if !by.is_some_and(|by| roles.iter().any(|role| role.as_str() == by)) {
-                    let wait =
-                        ask_for_approval(admission, run, call, &approve::roles_text(roles)).await?;
-                    return Ok(Judged::Waits(wait));
-                }
-                continue;
+            let Outcome::Allowed(obligations) = &decision.outcome else {
+                return refused(trail, admission, &decision).await;
+            };
+            rules.extend(decision.rules.split(' ').map(str::to_owned));
+            let lower = |known: Option<u64>, new: Option<u64>| known.into_iter().chain(new).min();
+            caps.seconds = lower(caps.seconds, obligations.cap(Cap::Seconds));
+            caps.bytes = lower(caps.bytes, obligations.cap(Cap::Bytes));
+            if let Some(roles) = obligations.approvers() {
+                // Whoever approves must be able to for all that the call does.
+                let known = approvers.get_or_insert_with(|| roles.to_vec());
+                known.retain(|role| roles.contains(role));
             }
-            let refusal =
-                gateway::policy::refusal(admission, &decision).unwrap_or(Refusal::Internal);
-            door::denied(trail, admission, "invoke_tool", &refusal)
-                .await
-                .map_err(|_| failed("unavailable"))?;
-            return Ok(Judged::Not(match &decision.outcome {
-                Outcome::Absent => "there is no such tool, or no such file".to_owned(),
-                _ => format!("A rule forbids this call: {}", decision.rules),
-            }));
         }
         rules.sort();
         rules.dedup();
-        Ok(Judged::May(rules.join(" "), caps))
+        let rules = rules.join(" ");
+        let Some(roles) = approvers else {
+            return Ok(Judged::May(rules, caps));
+        };
+        if roles.is_empty() {
+            return Ok(Judged::Not(format!(
+                "Rules ask for approvals that nobody can give: {rules}"
+            )));
+        }
+        let in_time = call
+            .until
+            .is_some_and(|until| until > admission.tenant().now());
+        let by = approve::approver(call).filter(|_| call.state == "approved" && in_time);
+        if by.is_some_and(|by| roles.iter().any(|role| role.as_str() == by)) {
+            return Ok(Judged::May(rules, caps));
+        }
+        match ask_for_approval(admission, run, call, &approve::roles_text(&roles)).await? {
+            Some(wait) => Ok(Judged::Waits(wait)),
+            None => Ok(Judged::Over),
+        }
     }
 
     #[expect(
@@ -366,11 +409,8 @@ impl Agents {
         caps: Caps,
     ) -> Result<Turn, Failed> {
         let digest = hex::encode(kernel::digest::sha256(call.arguments.as_bytes()));
-        let about = || {
-            let texts = [("name", &call.tool), ("run", &run.id), ("call", &call.id)];
-            texts.map(|(name, text)| (name, text.clone()))
-        };
-        let mut detail = std::collections::BTreeMap::from(about());
+        let texts = [("name", &call.tool), ("run", &run.id), ("call", &call.id)];
+        let mut detail = BTreeMap::from(texts.map(|(name, text)| (name, text.clone())));
         detail.insert("arguments_sha256", digest);
         detail.extend(call.decided_by.clone().map(|by| ("approved_by", by)));
         let deed = Deed {
@@ -398,16 +438,9 @@ impl Agents {
             },
             false => tools::carry_out(None, admission, prepared, caps).await,
         };
-        let mut detail = std::mem::take(&mut done.facts);
-        detail.extend(about());
-        let deed = Deed {
-            action: "tool.ended",
-            outcome: Some(done.outcome),
-            detail,
-            ..Deed::default()
-        };
-        trail.record(admission, deed).await?;
-        finish(admission, run, call, done).await
+        let facts = std::mem::take(&mut done.facts);
+        record_ended(trail, admission, run, call, done.outcome, facts).await?;
+        end_call(admission, run, call, done).await
     }
 }
 
@@ -416,6 +449,43 @@ enum Judged {
     May(String, Caps),
     Waits(Duration),
     Not(String),
+    /// The run has ended meanwhile.
+    Over,
+}
+
+/// Records that the rules refuse a call, and says it to the model.
+async fn refused(
+    trail: &Trail,
+    admission: &Admission,
+    decision: &Decision,
+) -> Result<Judged, Failed> {
+    let refusal = gateway::policy::refusal(admission, decision).unwrap_or(Refusal::Internal);
+    let recorded = door::denied(trail, admission, "invoke_tool", &refusal).await;
+    recorded.map_err(|_| failed("unavailable"))?;
+    Ok(Judged::Not(match &decision.outcome {
+        Outcome::Absent => "there is no such tool, or no such file".to_owned(),
+        _ => format!("A rule forbids this call: {}", decision.rules),
+    }))
+}
+
+/// Records how a call that had begun has ended.
+async fn record_ended(
+    trail: &Trail,
+    admission: &Admission,
+    run: &Run,
+    call: &ToolCall,
+    outcome: &'static str,
+    mut detail: BTreeMap<&'static str, String>,
+) -> Result<(), KernelError> {
+    let texts = [("name", &call.tool), ("run", &run.id), ("call", &call.id)];
+    detail.extend(texts.map(|(name, text)| (name, text.clone())));
+    let deed = Deed {
+        action: "tool.ended",
+        outcome: Some(outcome),
+        detail,
+        ..Deed::default()
+    };
+    trail.record(admission, deed).await
 }
 
 fn standing(tx: &ReadTx<'_>, run: i64) -> Result<Option<Standing>, StoreError> {
@@ -450,137 +520,14 @@ fn waited(calls: &[ToolCall], now: base::Timestamp) -> Duration {
     waits.sum()
 }
 
-async fn begin(admission: &Admission, run: i64) -> Result<(), KernelError> {
-    let now = admission.tenant().now();
-    let begun = admission.tenant().write(move |tx| {
-        let sql = "UPDATE run SET started_ms = ?2, state = 'running' WHERE number = ?1 AND ended_ms IS NULL";
-        if tx.execute(sql, params![run, now.unix_ms()])? > 0 {
-            runs::tell(tx, run, now, |run| json!({ "type": "run.started", "run": run }))?;
-        }
-        Ok(())
-    });
-    begun.await
-}
-
-/// Stores a model's answer with the calls that it asks for. Where it asks for none, and nothing was said to the run meanwhile, it is the
-/// run's reply, and the run has ended: in one transaction, so that there is one reply. Whether it has.
-fn keep_answer(
-    tx: &mut WriteTx<'_>,
-    run: &Run,
-    answer: &Answer,
-    ids: &[String],
-    seen: usize,
-    now: base::Timestamp,
-) -> Result<bool, StoreError> {
-    if !runs::is_open(tx, run.number)? {
-        return Ok(true);
-    }
-    let sql = "SELECT COUNT(*) FROM message WHERE session = ?1 AND run = ?2";
-    let said: Option<i64> = tx.query_one(sql, params![run.session_number, run.number], |row| {
-        Ok(row.get(0)?)
-    })?;
-    runs::say(tx, run.number, run.session_number, &answer.message, now)?;
-    let cost = answer
-        .cost
-        .map_or(0, |cost| i64::try_from(cost.pico()).unwrap_or(i64::MAX));
-    let sql = "UPDATE run SET steps = steps + 1, cost_pico = MIN(cost_pico, 9000000000000000000 - ?2) + ?2 WHERE number = ?1";
-    tx.execute(
-        sql,
-        params![run.number, cost.clamp(0, 1_000_000_000_000_000_000)],
-    )?;
-    for (called, id) in answer.calls.iter().zip(ids) {
-        let sql = "INSERT INTO tool_call (run, step, id, call, tool, arguments, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'proposed')";
-        tx.execute(
-            sql,
-            params![
-                run.number,
-                run.steps + 1,
-                id,
-                called.id,
-                called.tool,
-                called.arguments
-            ],
-        )?;
-    }
-    let seen = i64::try_from(seen).unwrap_or(i64::MAX);
-    let steered = said.unwrap_or_default() > seen;
-    if answer.calls.is_empty() && !steered {
-        runs::end(tx, run.number, State::Finished, None, now)?;
-        return Ok(true);
-    }
-    Ok(false)
-}
-
-/// Puts a call to whoever may approve it. How long that is waited for.
-async fn ask_for_approval(
-    admission: &Admission,
-    run: &Run,
-    call: &ToolCall,
-    roles: &str,
-) -> Result<Duration, KernelError> {
-    let now = admission.tenant().now();
-    let until = now.plus(APPROVAL_WAIT);
-    let (number, run, roles, call) = (call.number, run.number, roles.to_owned(), call.clone());
-    let asked = admission.tenant().write(move |tx| {
-        let sql = "UPDATE tool_call SET state = 'waiting', approvers = ?2, until_ms = ?3, decided_by = NULL WHERE number = ?1";
-        tx.execute(sql, params![number, roles, until.unix_ms()])?;
-        runs::set_state(tx, run, State::Waiting)?;
-        runs::tell(tx, run, now, |run| {
-            json!({
-                "type": "approval.requested", "run": run, "call": call.id, "tool": call.tool,
-                "arguments": call.arguments, "approvers": roles, "until": until.to_string(),
-            })
-        })
-    });
-    asked.await?;
-    Ok(APPROVAL_WAIT)
-}
-
-/// Stores that the effect begins. `false` where the run has ended meanwhile: then it does not.
-async fn mark_begun(
-    admission: &Admission,
-    run: &Run,
-    call: &ToolCall,
-) -> Result<bool, KernelError> {
-    let (run, call, now) = (run.number, call.clone(), admission.tenant().now());
-    let begun = admission.tenant().write(move |tx| {
-        if !runs::is_open(tx, run)? {
-            return Ok(false);
-        }
-        let sql = "UPDATE tool_call SET state = 'begun', begun_ms = ?2 WHERE number = ?1";
-        tx.execute(sql, params![call.number, now.unix_ms()])?;
-        runs::set_state(tx, run, State::Running)?;
-        runs::tell(tx, run, now, |run| {
-            json!({ "type": "tool.started", "run": run, "call": call.id, "tool": call.tool, "arguments": call.arguments })
-        })?;
-        Ok(true)
-    });
-    begun.await
-}
-
-/// Stores a call's result, with which it has ended.
-async fn finish(
+async fn end_call(
     admission: &Admission,
     run: &Run,
     call: &ToolCall,
     done: Done,
 ) -> Result<Turn, Failed> {
-    let (run, call, now) = (run.clone(), call.clone(), admission.tenant().now());
-    let stored = admission.tenant().write(move |tx| {
-        if !runs::is_open(tx, run.number)? {
-            return Ok(false);
-        }
-        let sql = "UPDATE tool_call SET state = 'ended', ended_ms = ?2 WHERE number = ?1 AND state <> 'ended'";
-        if tx.execute(sql, params![call.number, now.unix_ms()])? == 0 {
-            return Ok(true);
-        }
-        runs::set_state(tx, run.number, State::Running)?;
-        runs::tell(tx, run.number, now, |run| {
-            json!({ "type": "tool.ended", "run": run, "call": call.id, "tool": call.tool, "outcome": done.outcome })
-        })?;
-        let body = transcript::result(&call.call, &done.text);
-        runs::say(tx, run.number, run.session_number, &body, now)?;
-        Ok(true)
-    });
-    Ok(if stored.await? { Turn::Go } else { Turn::Ended })
+    Ok(match finish(admission, run, call, done).await? {
+        true => Turn::Go,
+        false => Turn::Ended,
+    })
 }

@@ -1,6 +1,7 @@
 //! What somebody who watches a session is told: stored with what it tells of, so that a watcher goes on where it broke off.
 
 use base::Timestamp;
+use base::limits::RPC_PAGE_BYTES_MAX;
 use kernel::sql::params;
 use kernel::{ReadTx, StoreError, WriteTx};
 use serde_json::Value;
@@ -39,13 +40,38 @@ pub(crate) fn after(
         "SELECT number, body, created_ms FROM session_event WHERE session = ?1 AND number > ?2
         ORDER BY number LIMIT ?3";
     let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-    tx.query(sql, params![session, after, rows], limit, |row| {
+    let found = tx.query(sql, params![session, after, rows], limit, |row| {
         Ok(Event {
             seq: row.get(0)?,
             body: row.get(1)?,
             at: Timestamp::from_unix_ms(row.get(2)?),
         })
-    })
+    })?;
+    let (mut whole, mut bytes) = (Vec::with_capacity(found.len()), 0);
+    for event in found {
+        let event = with_message(tx, session, event)?;
+        bytes += event.body.len();
+        if bytes > RPC_PAGE_BYTES_MAX && !whole.is_empty() {
+            break;
+        }
+        whole.push(event);
+    }
+    Ok(whole)
+}
+
+/// The event with the message that it tells of, where that is still there.
+fn with_message(tx: &ReadTx<'_>, session: i64, mut event: Event) -> Result<Event, StoreError> {
+    let mut body: Value = serde_json::from_str(&event.body).map_err(|_| StoreError::Damaged)?;
+    let Some(seq) = body["seq"].as_i64().filter(|_| body["type"] == "message") else {
+        return Ok(event);
+    };
+    let sql = "SELECT body FROM message WHERE number = ?1 AND session = ?2";
+    let message: Option<String> =
+        tx.query_one(sql, params![seq, session], |row| Ok(row.get(0)?))?;
+    let message = message.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    body["message"] = message.unwrap_or_default();
+    event.body = body.to_string();
+    Ok(event)
 }
 
 /// The place of the newest event of a session, 0 without one.

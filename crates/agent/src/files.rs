@@ -93,7 +93,7 @@ impl Agents {
 }
 
 /// The rules that allow it.
-fn allowed(admission: &Admission, act: Act<'_>) -> Result<String, AgentError> {
+pub(crate) fn allowed(admission: &Admission, act: Act<'_>) -> Result<String, AgentError> {
     let decision = admission.decide(act);
     match &decision.outcome {
         Outcome::Allowed(obligations) if obligations.is_empty() => Ok(decision.rules.to_string()),

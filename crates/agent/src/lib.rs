@@ -23,6 +23,7 @@ mod runs;
 mod send;
 mod sessions;
 mod settings;
+mod steps;
 mod summary;
 mod tools;
 mod transcript;

@@ -8,57 +8,120 @@ use kernel::log::Field;
 use kernel::{KernelError, Tenant};
 
 use crate::agents::Agents;
+use crate::error::AgentError;
 use crate::queue::Place;
 use crate::runs::{self, Run, State};
 
-/// Runs of one tenant that a start takes up: more than may wait.
+/// Runs of one tenant that are taken up at once: more than may be under way.
 const OPEN_MAX: usize = 1_000;
 
+/// A place for a run that is about to be stored; given back when this is dropped.
+pub(crate) struct Reserved {
+    agents: Arc<Agents>,
+    uid: TenantUid,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.agents.queue().release(self.uid);
+    }
+}
+
+/// A run at work. However that ends, it does not stay in the queue as if it still worked.
+struct AtWork {
+    agents: Arc<Agents>,
+    uid: TenantUid,
+    place: Place,
+    waits: bool,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut queue = self.agents.queue();
+        match self.waits {
+            true => queue.park(self.uid, self.place),
+            false => queue.end(self.uid, self.place),
+        }
+    }
+}
+
 impl Agents {
+    /// Keeps a place for a run, and notes in the registry that the tenant has some.
+    pub(crate) async fn reserve(self: &Arc<Self>, tenant: &Tenant) -> Result<Reserved, AgentError> {
+        let uid = tenant.uid();
+        // The note is not taken back between the two.
+        let mut noted = self.noted.lock().await;
+        if !self.queue().reserve(uid) {
+            let text =
+                "as many runs of the tenant are under way as may; try again when some have ended";
+            return Err(AgentError::refused("too_many_runs", text));
+        }
+        let reserved = Reserved {
+            agents: Arc::clone(self),
+            uid,
+        };
+        if !noted.contains(&uid) {
+            tenant.has_runs().await?;
+            noted.insert(uid);
+        }
+        Ok(reserved)
+    }
+
     /// Begins runs whose turn it is.
     pub(crate) fn pump(self: &Arc<Self>) {
         loop {
             let next = self.queue().next();
             let Some((uid, place)) = next else { return };
-            let agents = Arc::clone(self);
+            let mut at_work = AtWork {
+                agents: Arc::clone(self),
+                uid,
+                place,
+                waits: false,
+            };
             self.kernel().tasks().spawn(async move {
-                let ended = agents.work(uid, place).await;
-                agents.queue().stop(uid, place, ended);
+                let agents = Arc::clone(&at_work.agents);
+                at_work.waits = !agents.work(uid, place).await;
+                drop(at_work);
                 agents.ring(uid);
-                agents.note_if_none(uid).await;
+                agents.settle(uid).await;
                 agents.pump();
             });
         }
     }
 
     /// A run that waited for an approval goes on.
-    pub(crate) fn go_on(self: &Arc<Self>, uid: TenantUid, place: Place) {
-        // One that works sees the decision itself.
-        if !self.working().contains_key(&(uid, place.run)) {
-            self.queue().go_on(uid, place);
-        }
+    pub(crate) fn wake(self: &Arc<Self>, uid: TenantUid, place: Place) {
+        self.queue().wake(uid, place);
         self.pump();
         self.ring(uid);
     }
 
-    async fn note_if_none(&self, uid: TenantUid) {
+    /// Where nothing of a tenant is under way any more: takes up what is stored all the same, or takes the registry's note back.
+    async fn settle(self: &Arc<Self>, uid: TenantUid) {
         if self.queue().has(uid) {
             return;
         }
-        let found = self.kernel().tenant_of(&self.operator, uid);
-        if let Some(tenant) = found {
-            // A note that stays opens a tenant for nothing, once.
-            let _stays = self.settle_note(&tenant).await;
+        let mut noted = self.noted.lock().await;
+        if self.queue().has(uid) {
+            return;
         }
-    }
-
-    /// Takes the registry's note back where no run is open.
-    async fn settle_note(&self, tenant: &Tenant) -> Result<(), KernelError> {
-        let open = tenant.read(|tx| runs::open(tx, 1)).await?;
-        if open.is_empty() && !self.queue().has(tenant.uid()) {
-            tenant.has_no_runs().await?;
+        let Some(tenant) = self.kernel().tenant_of(&self.operator, uid) else {
+            noted.remove(&uid);
+            return;
+        };
+        match tenant.read(|tx| runs::open(tx, OPEN_MAX)).await {
+            Ok(open) if open.is_empty() => {
+                // A note that stays opens a tenant for nothing, once.
+                if tenant.has_no_runs().await.is_ok() {
+                    noted.remove(&uid);
+                }
+            }
+            Ok(open) => open
+                .iter()
+                .for_each(|run| self.take_up_stored(&tenant, run)),
+            // They stay noted for the next start.
+            Err(error) => self.log(Some(tenant.id()), "runs were not looked for", &error),
         }
-        Ok(())
     }
 
     /// Takes up what an earlier process left under way. Call it once, when calls can be served.
@@ -68,43 +131,47 @@ impl Agents {
             Err(error) => return self.log(None, "runs of before were not found", &error),
         };
         for tenant in tenants {
+            self.noted.lock().await.insert(tenant.uid());
             match tenant.read(|tx| runs::open(tx, OPEN_MAX)).await {
-                Ok(open) => {
-                    for run in &open {
-                        self.resume_one(&tenant, run);
-                    }
-                    let _stays = self.settle_note(&tenant).await;
+                Ok(open) => open
+                    .iter()
+                    .for_each(|run| self.take_up_stored(&tenant, run)),
+                Err(error) => {
+                    self.log(
+                        Some(tenant.id()),
+                        "runs of before were not taken up",
+                        &error,
+                    );
                 }
-                Err(error) => self.log(
-                    Some(tenant.id()),
-                    "runs of before were not taken up",
-                    &error,
-                ),
             }
+            self.pump();
+            self.settle(tenant.uid()).await;
         }
     }
 
-    fn resume_one(self: &Arc<Self>, tenant: &Tenant, run: &Run) {
+    /// One that is under way in this process already is left.
+    fn take_up_stored(&self, tenant: &Tenant, run: &Run) {
         let place = Place {
             run: run.number,
             session: run.session_number,
         };
-        if run.state == State::Queued.as_str() {
-            // What does not fit waits stored, until the next start.
-            let _no_room = self.queue().push(tenant.uid(), place);
-        } else {
+        if self.lost().contains(&(tenant.uid(), run.number)) {
+            return;
+        }
+        match run.state == State::Queued.as_str() {
+            true => self.queue().push(tenant.uid(), place),
             // Whatever it did last is stored: it goes on from there, before those that have not begun.
-            self.queue().go_on(tenant.uid(), place);
+            false => self.queue().take_up(tenant.uid(), place),
         }
     }
 
-    /// Wakes a run when its approval is due.
-    pub(crate) fn wake_later(self: &Arc<Self>, tenant: &Tenant, place: Place, wait: Duration) {
-        let (agents, uid) = (Arc::clone(self), tenant.uid());
+    /// Wakes a run when its approval is due. One that was decided and has gone on is left.
+    pub(crate) fn wake_later(self: &Arc<Self>, uid: TenantUid, place: Place, wait: Duration) {
+        let agents = Arc::clone(self);
         let stop = self.kernel().tasks().stopping();
         self.kernel().tasks().spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(wait) => agents.go_on(uid, place),
+                () = tokio::time::sleep(wait) => agents.wake(uid, place),
                 () = stop.cancelled() => {}
             }
         });

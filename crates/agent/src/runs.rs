@@ -151,15 +151,61 @@ fn with_calls(tx: &ReadTx<'_>, mut run: Run) -> Result<Run, StoreError> {
     Ok(run)
 }
 
+/// What a run has said and was told so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+pub(crate) fn size(tx: &ReadTx<'_>, session: i64, run: i64) -> Result<Size, StoreError> {
+    let sql = "SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(body)), 0) FROM message WHERE session = ?1 AND run = ?2";
+    let whole = |count: i64| usize::try_from(count).unwrap_or(usize::MAX);
+    let size = tx.query_one(sql, params![session, run], |row| {
+        Ok(Size {
+            messages: whole(row.get(0)?),
+            bytes: whole(row.get(1)?),
+        })
+    })?;
+    size.ok_or(StoreError::Damaged)
+}
+
+/// Calls that had begun in a run which is worked on no longer; they have ended with this.
+pub(crate) fn left_behind(
+    tx: &mut WriteTx<'_>,
+    run: i64,
+) -> Result<Vec<(String, ToolCall)>, StoreError> {
+    let Some(found) = by_number(tx, run)? else {
+        return Ok(Vec::new());
+    };
+    let left = found.calls.into_iter().filter(|call| call.state == "begun");
+    let left: Vec<_> = left.map(|call| (found.id.clone(), call)).collect();
+    let sql = "UPDATE tool_call SET state = 'ended', ended_ms = begun_ms WHERE run = ?1 AND state = 'begun'";
+    tx.execute(sql, params![run])?;
+    Ok(left)
+}
+
+/// How a run ended; `None` while it has not. Without its calls.
+pub(crate) fn ended(
+    tx: &ReadTx<'_>,
+    id: &str,
+) -> Result<Option<(String, Option<String>)>, StoreError> {
+    let sql = "SELECT state, why FROM run WHERE id = ?1 AND ended_ms IS NOT NULL";
+    tx.query_one(sql, params![id], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Characters of a call's arguments that are shown of one that has ended.
+const SHOWN: i64 = 4 * 1024;
+
 /// Calls of tools that one run may hold: each step has a few, and there are a hundred steps.
 const CALLS_MAX: usize = 2_000;
 
 pub(crate) fn calls(tx: &ReadTx<'_>, run: i64) -> Result<Vec<ToolCall>, StoreError> {
-    let sql = "SELECT number, id, call, tool, arguments, state, approvers, decided_by, until_ms,
-        begun_ms, ended_ms FROM tool_call
-        WHERE run = ?1 ORDER BY number";
+    // Of those that are over the beginning will do: a run may hold many.
+    let sql = "SELECT number, id, call, tool, CASE state WHEN 'ended' THEN SUBSTR(arguments, 1, ?2) ELSE arguments END,
+        state, approvers, decided_by, until_ms, begun_ms, ended_ms FROM tool_call WHERE run = ?1 ORDER BY number";
     let moment = |ms: Option<i64>| ms.map(Timestamp::from_unix_ms);
-    tx.query(sql, params![run], CALLS_MAX, |row| {
+    tx.query(sql, params![run, SHOWN], CALLS_MAX, |row| {
         Ok(ToolCall {
             number: row.get(0)?,
             id: row.get(1)?,
@@ -272,12 +318,12 @@ pub(crate) fn say(
     let sql = "INSERT INTO message (session, run, body, created_ms) VALUES (?1, ?2, ?3, ?4)";
     tx.execute(sql, params![session, run, body, now.unix_ms()])?;
     let seq = tx.last_insert_id();
-    let message: serde_json::Value = serde_json::from_str(body).map_err(|_| StoreError::Damaged)?;
+    // Whoever reads the event gets the message with it; it is stored once.
     tell(
         tx,
         run,
         now,
-        |run| json!({ "type": "message", "run": run, "seq": seq, "message": message }),
+        |run| json!({ "type": "message", "run": run, "seq": seq }),
     )?;
     let sql = "UPDATE session SET used_ms = MAX(used_ms, ?2) WHERE number = ?1";
     tx.execute(sql, params![session, now.unix_ms()])?;

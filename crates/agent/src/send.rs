@@ -6,7 +6,9 @@ use kernel::{Admission, StoreError, WriteTx};
 use serde_json::json;
 
 use crate::error::AgentError;
-use crate::limits::{MESSAGE_BYTES_MAX, RUNS_PER_SESSION_MAX};
+use crate::limits::{
+    MESSAGE_BYTES_MAX, RUNS_PER_SESSION_MAX, STEERED_BYTES_MAX, STEERED_MESSAGES_MAX,
+};
 use crate::runs::{self, State};
 use crate::sessions::{self, Eyes, Session};
 use crate::settings;
@@ -77,7 +79,7 @@ pub(crate) async fn send(
             return Ok(known);
         }
         if steer && let Some(sent) = steered(tx, &session, &new, now)? {
-            return Ok(Ok(sent));
+            return Ok(sent);
         }
         begin(tx, &session, new, now)
     });
@@ -134,29 +136,35 @@ fn known(
     }))
 }
 
-/// Says it to the run that works; it is read at that run's next step.
+/// Says it to the run that works, if the same credential began it; it is read at that run's next step.
 fn steered(
     tx: &mut WriteTx<'_>,
     session: &Session,
     new: &NewRun,
     now: Timestamp,
-) -> Result<Option<Sent>, StoreError> {
+) -> Result<Option<Result<Sent, AgentError>>, StoreError> {
     let sql = "SELECT number, id FROM run WHERE session = ?1 AND ended_ms IS NULL AND state IN ('running', 'waiting')
-        ORDER BY number LIMIT 1";
-    let found: Option<(i64, String)> = tx.query_one(sql, params![session.number], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
+        AND caller = ?2 ORDER BY number LIMIT 1";
+    let found: Option<(i64, String)> =
+        tx.query_one(sql, params![session.number, new.caller], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     let Some((number, run)) = found else {
         return Ok(None);
     };
+    let size = runs::size(tx, session.number, number)?;
+    if size.messages >= STEERED_MESSAGES_MAX || size.bytes >= STEERED_BYTES_MAX {
+        let text = "the run has been told as much as it may be; send it without steer";
+        return Ok(Some(Err(AgentError::refused("run_full", text))));
+    }
     say_all(tx, number, session.number, new, now)?;
-    Ok(Some(Sent {
+    Ok(Some(Ok(Sent {
         run,
         repeated: false,
         number,
         session: session.number,
         is_new: false,
-    }))
+    })))
 }
 
 /// Stores a run with the messages that it begins with.

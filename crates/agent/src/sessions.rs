@@ -1,12 +1,13 @@
 //! Conversations. A session belongs to the person behind a credential, or to the credential where it stands for nobody; others of the
 //! tenant do not see it, except its admins, who may read and delete.
 
+use base::limits::RPC_PAGE_BYTES_MAX;
 use base::{Role, Timestamp};
 use kernel::sql::{Row, params};
 use kernel::{Admission, Deed, ReadTx, StoreError, Trail, WriteTx};
 
 use crate::error::AgentError;
-use crate::limits::SESSIONS_MAX;
+use crate::limits::{SESSIONS_MAX, SESSIONS_PER_OWNER_MAX};
 use crate::{events, ids, settings};
 
 /// A conversation.
@@ -168,11 +169,16 @@ fn put(
         let text = "there is no agent of that name; agents.list shows those that there are";
         return Ok(Err(AgentError::wrong("agent", text)));
     }
-    let count: Option<i64> = tx.query_one("SELECT COUNT(*) FROM session", params![], |row| {
-        Ok(row.get(0)?)
+    let sql = "SELECT COUNT(*), COALESCE(SUM(owner = ?1), 0) FROM session";
+    let counts = tx.query_one(sql, params![owner], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
     })?;
-    if count.is_some_and(|count| count >= SESSIONS_MAX) && !drop_an_old_one(tx, now)? {
-        let text = format!("a tenant has at most {SESSIONS_MAX} sessions; delete some");
+    let (all, own) = counts.unwrap_or_default();
+    let is_full = all >= SESSIONS_MAX || own >= SESSIONS_PER_OWNER_MAX;
+    if is_full && !drop_an_old_one(tx, &owner, now)? {
+        let text = format!(
+            "a tenant has at most {SESSIONS_MAX} sessions, and one owner at most {SESSIONS_PER_OWNER_MAX}; delete some"
+        );
         return Ok(Err(AgentError::refused("too_many_sessions", text)));
     }
     let mut session = Session {
@@ -207,14 +213,14 @@ fn put(
     Ok(Ok(session))
 }
 
-/// Sessions that a client of chat completions left behind make room after a day: nobody can name them any more.
-fn drop_an_old_one(tx: &mut WriteTx<'_>, now: Timestamp) -> Result<bool, StoreError> {
-    const DAY_MS: i64 = 86_400_000;
+/// Sessions that a client of chat completions left behind make room after an hour: nobody can name them any more.
+fn drop_an_old_one(tx: &mut WriteTx<'_>, owner: &str, now: Timestamp) -> Result<bool, StoreError> {
+    const HOUR_MS: i64 = 3_600_000;
     let sql = format!(
-        "SELECT {COLUMNS} FROM session WHERE channel = 'api' AND used_ms < ?1 AND number NOT IN
+        "SELECT {COLUMNS} FROM session WHERE owner = ?2 AND channel = 'api' AND used_ms < ?1 AND number NOT IN
             (SELECT session FROM run WHERE ended_ms IS NULL) ORDER BY used_ms LIMIT 1"
     );
-    let old = tx.query_one(&sql, params![now.unix_ms() - DAY_MS], session)?;
+    let old = tx.query_one(&sql, params![now.unix_ms() - HOUR_MS, owner], session)?;
     match old {
         Some(old) => remove(tx, old.number).map(|()| true),
         None => Ok(false),
@@ -255,10 +261,16 @@ pub(crate) fn history(
 ) -> Result<Vec<Said>, StoreError> {
     let sql = "SELECT m.number, r.id, m.body, m.created_ms FROM message AS m JOIN run AS r ON r.number = m.run
         WHERE m.session = ?1 AND m.run >= ?2 AND m.number > ?3 ORDER BY m.number LIMIT ?4";
+    // What does not fit into a page is the next one's; the rows that are looked at have a bound of their own.
+    let sql = format!(
+        "SELECT * FROM (SELECT *, SUM(OCTET_LENGTH(body)) OVER (ORDER BY number) AS so_far,
+            ROW_NUMBER() OVER (ORDER BY number) AS place FROM ({sql})) WHERE so_far <= ?5 OR place = 1 ORDER BY number"
+    );
     let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+    let bytes = i64::try_from(RPC_PAGE_BYTES_MAX).unwrap_or(i64::MAX);
     tx.query(
-        sql,
-        params![session.number, session.begins, after, rows],
+        &sql,
+        params![session.number, session.begins, after, rows, bytes],
         limit,
         |row| {
             Ok(Said {

@@ -12,7 +12,7 @@ use crate::error::AgentError;
 use crate::events;
 use crate::limits::{COMPACT_KEEPS_RUNS, MESSAGES_PER_RUN_MAX, PROMPT_BYTES_MAX};
 use crate::model::{self, Question};
-use crate::sessions::Session;
+use crate::sessions::{self, Eyes, Session};
 use crate::settings::{self, AgentSettings};
 use crate::transcript::{self, Before, Stored};
 
@@ -39,15 +39,19 @@ pub(crate) fn stored(
     session: &Session,
     from: i64,
     upto: i64,
+    bytes_max: usize,
 ) -> Result<Vec<Stored>, StoreError> {
-    // The newest ones: beyond that no prompt goes.
-    let sql = "SELECT run, body FROM (SELECT run, number, body FROM message WHERE session = ?1 AND run >= ?2 AND run <= ?3
-        ORDER BY run DESC, number DESC LIMIT ?4) ORDER BY run, number";
+    // The newest runs, as wholes; the last of them always. Beyond that no prompt goes, and no more is held.
+    let sql = "SELECT run, body FROM (SELECT run, number, body, MAX(so_far) OVER (PARTITION BY run) AS whole FROM
+            (SELECT run, number, body, SUM(OCTET_LENGTH(body)) OVER (ORDER BY run DESC, number DESC) AS so_far
+                FROM message WHERE session = ?1 AND run >= ?2 AND run <= ?3 ORDER BY run DESC, number DESC LIMIT ?4))
+        WHERE whole <= ?5 OR run = ?3 ORDER BY run, number";
+    let bytes = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     let most = i64::try_from(MESSAGES_PER_RUN_MAX).unwrap_or(i64::MAX);
     let from = from.max(session.begins);
     tx.query(
         sql,
-        params![session.number, from, upto, most],
+        params![session.number, from, upto, most, bytes],
         MESSAGES_PER_RUN_MAX,
         |row| {
             Ok(Stored {
@@ -89,7 +93,7 @@ fn older(
     let Some(upto) = upto.filter(|upto| *upto >= from) else {
         return Ok(None);
     };
-    let messages = stored(tx, session, from, upto)?;
+    let messages = stored(tx, session, from, upto, PROMPT_BYTES_MAX / 2)?;
     let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
     if bytes < from_bytes || messages.is_empty() {
         return Ok(None);
@@ -161,16 +165,19 @@ pub(crate) async fn compact(
             "the model's summary is empty",
         ));
     }
-    let (number, upto, now) = (session.number, older.upto, admission.tenant().now());
-    admission
-        .tenant()
-        .write(move |tx| {
-            let sql =
-                "INSERT INTO summary (session, upto, body, created_ms) VALUES (?1, ?2, ?3, ?4)";
-            tx.execute(sql, params![number, upto, text, now.unix_ms()])?;
-            let body = json!({ "type": "session.compacted" });
-            events::put(tx, number, &body, now)
-        })
-        .await?;
-    Ok(true)
+    let (session, upto, now) = (session.clone(), older.upto, admission.tenant().now());
+    let eyes = Eyes::talking(admission);
+    let kept = admission.tenant().write(move |tx| {
+        // The model took its time: what it summed up may be gone, or forgotten.
+        let same = sessions::find(tx, &session.id, &eyes)?;
+        if same.is_none_or(|same| same.begins != session.begins) {
+            return Ok(false);
+        }
+        let sql = "INSERT INTO summary (session, upto, body, created_ms) VALUES (?1, ?2, ?3, ?4)";
+        tx.execute(sql, params![session.number, upto, text, now.unix_ms()])?;
+        let body = json!({ "type": "session.compacted" });
+        events::put(tx, session.number, &body, now)?;
+        Ok(true)
+    });
+    Ok(kept.await?)
 }

@@ -48,40 +48,65 @@ pub(crate) fn view(before: &Before<'_>, stored: &[Stored], bytes_max: usize) -> 
         out.push(json!({ "role": "system", "content": text }).to_string());
     }
     if let Some((_, text)) = before.summary {
-        let text = format!("Summary of the conversation so far:\n{text}");
-        out.push(json!({ "role": "system", "content": text }).to_string());
+        // It repeats what people and tools said: it has no more authority than they.
+        let text = format!("[What was said before, summed up by the assistant]\n{text}");
+        out.push(json!({ "role": "user", "content": text }).to_string());
     }
-    let mut waiting: Vec<String> = Vec::new();
+    let mut calls = Calls::default();
     for message in shown {
-        let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
-        match body["role"].as_str() {
-            Some("tool") => {
-                let id = body["tool_call_id"].as_str().unwrap_or_default();
-                // A result without its call is refused by every provider.
-                let Some(place) = waiting.iter().position(|call| call == id) else {
-                    continue;
-                };
-                waiting.remove(place);
-            }
-            // What is said while calls are under way comes after their results.
-            _ => settle(&mut waiting, &mut out),
+        calls.next(message, &mut out);
+    }
+    calls.settle(&mut out);
+    out
+}
+
+/// Calls whose results have not come yet, and what was said meanwhile.
+#[derive(Default)]
+struct Calls {
+    run: i64,
+    waiting: Vec<String>,
+    said: Vec<String>,
+}
+
+impl Calls {
+    fn next(&mut self, message: &Stored, out: &mut Vec<String>) {
+        if message.run != self.run {
+            self.settle(out);
+            self.run = message.run;
         }
-        waiting.extend(called(&body));
+        let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+        if body["role"] == "tool" {
+            let id = body["tool_call_id"].as_str().unwrap_or_default();
+            // A result without its call is refused by every provider.
+            let Some(place) = self.waiting.iter().position(|call| call == id) else {
+                return;
+            };
+            self.waiting.remove(place);
+            out.push(message.body.clone());
+            if self.waiting.is_empty() {
+                out.append(&mut self.said);
+            }
+            return;
+        }
+        if !self.waiting.is_empty() {
+            // What is said while calls are under way comes after their results.
+            self.said.push(message.body.clone());
+            return;
+        }
+        self.waiting.extend(called(&body));
         out.push(message.body.clone());
     }
-    settle(&mut waiting, &mut out);
-    out
+
+    fn settle(&mut self, out: &mut Vec<String>) {
+        let lost = self.waiting.drain(..).map(|id| result(&id, NO_RESULT));
+        out.extend(lost);
+        out.append(&mut self.said);
+    }
 }
 
 fn called(body: &Value) -> impl Iterator<Item = String> + '_ {
     let calls = body["tool_calls"].as_array().into_iter().flatten();
     calls.filter_map(|call| call["id"].as_str().map(str::to_owned))
-}
-
-fn settle(waiting: &mut Vec<String>, out: &mut Vec<String>) {
-    for id in waiting.drain(..) {
-        out.push(result(&id, NO_RESULT));
-    }
 }
 
 /// The message that carries a tool's result.
@@ -151,6 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_while_a_tool_works_comes_after_its_result() {
+        let stored = [
+            user(1, "a"),
+            calls(1, &["x"]),
+            user(1, "also b"),
+            told(1, "x"),
+        ];
+        let view = view(&Before::default(), &stored, usize::MAX);
+        assert_eq!(roles(&view), ["user", "assistant", "tool", "user"]);
+        assert!(view[2].contains("done") && view[3].contains("also b"));
+    }
+
+    #[test]
     fn a_summary_stands_in_place_of_its_runs() {
         let stored = [user(1, "old"), user(2, "old"), user(3, "new")];
         let before = Before {
@@ -158,7 +196,7 @@ mod tests {
             summary: Some((2, "they spoke")),
         };
         let view = view(&before, &stored, usize::MAX);
-        assert_eq!(roles(&view), ["system", "system", "user"]);
+        assert_eq!(roles(&view), ["system", "user", "user"]);
         assert!(view[1].contains("they spoke") && view[2].contains("new"));
     }
 

@@ -1,5 +1,7 @@
 //! The operator's authority: all tenants, one at a time.
 
+use std::collections::BTreeMap;
+
 use base::{TenantId, TenantUid};
 use vault::OperatorKey;
 
@@ -49,6 +51,21 @@ impl Kernel {
     pub fn tenant_of(&self, operator: &Operator, uid: TenantUid) -> Option<Tenant> {
         let resident = self.directory().by_uid(&uid)?;
         Some(Tenant::mint_for_operator(self, &resident, operator))
+    }
+
+    /// Records in a tenant's log what nobody who was admitted can answer for any more: the end of something whose credential has ended.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub async fn record_end(
+        &self,
+        operator: &Operator,
+        tenant: &Tenant,
+        action: &'static str,
+        detail: BTreeMap<&'static str, String>,
+    ) -> Result<(), KernelError> {
+        let resident = tenant.resident();
+        self.record_change(operator, resident, action, detail).await
     }
 
     /// All tenants in the order of their names; each capability is minted when its turn comes.

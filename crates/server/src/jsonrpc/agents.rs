@@ -85,7 +85,10 @@ impl Handle<method::SessionsCreate> for Turn {
             title: wish.title,
             channel: "rpc",
         };
-        let made = self.agents().create_session(&self.admission, new).await;
+        let made = self
+            .agents()
+            .create_session(&self.trail, &self.admission, new)
+            .await;
         made.map(session_view).map_err(failure)
     }
 }
@@ -118,7 +121,7 @@ impl Handle<method::SessionsSend> for Turn {
             key: wish.idempotency_key,
             steer: wish.steer.unwrap_or(false),
         };
-        let sent = self.agents().send(&self.admission, wish).await;
+        let sent = self.agents().send(&self.trail, &self.admission, wish).await;
         sent.map_err(failure).map(|sent| SentMessage {
             run: sent.run,
             repeated: sent.repeated,
@@ -134,6 +137,11 @@ impl Handle<method::ChatSend> for Turn {
 
 impl Handle<method::ChatHistory> for Turn {
     async fn handle(&self, HistoryWish { id, after, limit }: HistoryWish) -> Told<History> {
+        let opened = self
+            .agents()
+            .open_session(&self.trail, &self.admission, &id)
+            .await;
+        opened.map_err(failure)?;
         let said = self
             .agents()
             .history(&self.admission, &id, place(after), page(limit))
@@ -168,13 +176,21 @@ impl Handle<method::ChatAbort> for Turn {
 
 impl Handle<method::SessionsReset> for Turn {
     async fn handle(&self, NamedSession { id }: NamedSession) -> Told<Done> {
-        done(self.agents().reset_session(&self.admission, &id).await)
+        done(
+            self.agents()
+                .reset_session(&self.trail, &self.admission, &id)
+                .await,
+        )
     }
 }
 
 impl Handle<method::SessionsCompact> for Turn {
     async fn handle(&self, NamedSession { id }: NamedSession) -> Told<Done> {
-        done(self.agents().compact_session(&self.admission, &id).await)
+        done(
+            self.agents()
+                .compact_session(&self.trail, &self.admission, &id)
+                .await,
+        )
     }
 }
 
@@ -191,6 +207,11 @@ impl Handle<method::SessionsDelete> for Turn {
 impl Handle<method::SessionsSubscribe> for Turn {
     async fn handle(&self, Watch { id, after }: Watch) -> Told<Subscribed> {
         let subscriptions = self.subscriptions()?;
+        let opened = self
+            .agents()
+            .open_session(&self.trail, &self.admission, &id)
+            .await;
+        opened.map_err(failure)?;
         let (_, last) = self
             .agents()
             .events(&self.admission, &id, i64::MAX, 1)
@@ -238,7 +259,10 @@ impl Handle<method::RunsList> for Turn {
 
 impl Handle<method::RunsGet> for Turn {
     async fn handle(&self, NamedRun { id }: NamedRun) -> Told<RunView> {
-        let found = self.agents().run(&self.admission, &id).await;
+        let found = self
+            .agents()
+            .open_run(&self.trail, &self.admission, &id)
+            .await;
         found.map(run_view).map_err(failure)
     }
 }
