@@ -150,31 +150,33 @@ impl Talk {
 
     /// Sends each line until there are no more.
     fn each_line(&mut self) -> Result<(), Fault> {
-        let mut unanswered = None;
+        let mut unanswered = false;
         while let Some(line) = self.next_line()? {
             if line.trim().is_empty() {
                 continue;
             }
-            match self.say(&line) {
-                Ok(run) if run.state == "finished" => {}
-                Ok(run) => unanswered = Some(no_answer(&run)),
+            let fault = match self.say(&line) {
+                Ok(run) if run.state == "finished" => None,
+                Ok(run) => Some(no_answer(&run)),
                 Err(fault) if self.interrupted || fault.code == FaultCode::Unreachable => {
                     return Err(fault);
                 }
-                Err(fault) => {
-                    print::error(&fault.message);
-                    unanswered = Some(fault);
-                }
+                Err(fault) => Some(fault),
+            };
+            if let Some(fault) = fault {
+                print::error(&fault.message);
+                unanswered = true;
             }
             if self.out.gone() {
                 break;
             }
         }
         // A person has seen it; a program that sent the lines sees the exit code.
-        match unanswered {
-            Some(fault) if !self.ears.is_terminal() => Err(fault),
-            _ => Ok(()),
+        if unanswered && !self.ears.is_terminal() {
+            let text = "not every line was answered";
+            return Err(Fault::new(FaultCode::Refused, text));
         }
+        Ok(())
     }
 
     fn next_line(&mut self) -> Result<Option<String>, Fault> {
@@ -270,6 +272,7 @@ impl Talk {
                 Heard::Line(line) => self.decide(run, asking.take(), &line),
                 Heard::End => {
                     self.asks = false;
+                    print::aside("");
                     self.tell_how(run, asking.take());
                 }
             }

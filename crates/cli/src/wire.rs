@@ -89,7 +89,7 @@ pub(crate) fn listening(place: &Place) -> Result<SocketAddr, Fault> {
     let mut at = listen.ok_or_else(|| {
         Fault::new(
             FaultCode::Unreachable,
-            "no gateway runs over this data directory; start one, or say where one listens",
+            "no gateway runs over this data directory; start one, or give its address (rpc --to, chat --url)",
         )
     })?;
     // Who listens on every address listens on this machine's own.

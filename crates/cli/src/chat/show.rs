@@ -32,7 +32,8 @@ pub(crate) fn words(news: &News) -> Shown {
             let word = if *approved { "approved" } else { "denied" };
             vec![format!("{}: {word} by {}", line(&call.tool), line(by))]
         }
-        News::Over(run) => over(run).into_iter().collect(),
+        // Whoever sent the message says it, as its outcome.
+        News::Over(_) => Vec::new(),
     };
     Shown::Aside(lines)
 }
@@ -61,13 +62,6 @@ pub(crate) fn how_to_decide(run: &str, call: &Call) -> Vec<String> {
     let params = clean::visible(&json!({ "id": run, "call": call.id }).to_string());
     let command = |method: &str| format!("  partywall rpc {method} '{params}' --token-file FILE");
     vec![command("runs.approve"), command("runs.deny")]
-}
-
-fn over(run: &RunView) -> Option<String> {
-    match run.state.as_str() {
-        "finished" => None,
-        state => Some(format!("the run is {}{}", line(state), why(run))),
-    }
 }
 
 /// Why a run has no answer.
