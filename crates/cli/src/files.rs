@@ -8,6 +8,8 @@ use base::limits::{POLICY_BYTES_MAX, RATECARD_BYTES_MAX, SECRET_BYTES_MAX};
 use rpc::{Credential, Fault, FaultCode};
 
 const CHECKPOINT_BYTES_MAX: usize = 64 * 1024;
+/// Where a conversation's token may stand in the environment.
+const TOKEN: &str = "PARTYWALL_TOKEN";
 
 /// A secret from a file, or from standard input: one trailing newline taken off, not empty, bounded, UTF-8.
 pub(crate) fn secret(from_file: Option<&Path>) -> Result<Credential, Fault> {
@@ -28,6 +30,23 @@ pub(crate) fn secret(from_file: Option<&Path>) -> Result<Credential, Fault> {
         }
     };
     parse_secret(bytes)
+}
+
+/// The token of a conversation: from a file, else from the environment, else from standard input where nothing else is read from there.
+pub(crate) fn token(from_file: Option<&Path>, input_is_free: bool) -> Result<Credential, Fault> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a credential of whoever types the command; no gateway reads it"
+    )]
+    let known = std::env::var(TOKEN).ok().filter(|text| !text.is_empty());
+    match (from_file, known) {
+        (None, Some(text)) => parse_secret(text.into_bytes()),
+        (None, None) if !input_is_free => {
+            let text = format!("no token: give --token-file FILE, or set {TOKEN}");
+            Err(Fault::new(FaultCode::Invalid, text))
+        }
+        _ => secret(from_file),
+    }
 }
 
 /// A rate-card file, bounded; `-` is standard input.

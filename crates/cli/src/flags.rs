@@ -9,6 +9,10 @@ use rpc::{SecretName, Until};
 
 use crate::limit_flags::{OwnLimits, QuotaChange};
 
+pub(crate) use chat::Chat;
+
+mod chat;
+
 const EXAMPLES: &str = "\
 Examples:
   partywall demo                                a gateway with simulated answers, in one command
@@ -115,6 +119,9 @@ pub(crate) enum Ask {
         #[arg(long, value_name = "ADDR")]
         to: Option<SocketAddr>,
     },
+    /// Talk to an agent or a model of a tenant, with its tools shown as they work
+    #[command(after_help = chat::HELP)]
+    Chat(Chat),
     /// Check keys, disk, clock and configuration; exit 1 when a check fails
     Doctor,
     /// Whether a gateway runs, and where it listens

@@ -6,6 +6,8 @@ use clap::Parser;
 
 mod backend;
 mod call;
+mod chat;
+mod clean;
 mod client;
 mod demo;
 mod export;
@@ -18,6 +20,7 @@ mod run;
 mod show;
 mod table;
 mod view;
+mod wire;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

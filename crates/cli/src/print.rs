@@ -6,6 +6,8 @@ use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 use rpc::{Fault, FaultCode};
 use serde_json::ser::PrettyFormatter;
 
+use crate::clean;
+
 /// Standard output, buffered. A reader that goes away (`| head`) ends the output quietly.
 pub(crate) struct Out {
     to: BufWriter<Stdout>,
@@ -24,6 +26,13 @@ impl Out {
     pub(crate) fn text(&mut self, text: &str) -> Result<(), Fault> {
         let written = self.to.write_all(text.as_bytes());
         self.checked(written)
+    }
+
+    /// One JSON document on one line, in which nothing acts on a terminal.
+    pub(crate) fn json_line(&mut self, value: &serde_json::Value) -> Result<(), Fault> {
+        self.text(&clean::escaped(&value.to_string()))?;
+        self.text("\n")?;
+        self.flush()
     }
 
     /// One JSON document, indented.
@@ -72,6 +81,48 @@ pub(crate) fn error(message: &str) {
 /// `note: …` on one line of standard error, so that standard output stays machine-readable.
 pub(crate) fn note(message: &str) {
     stderr_line("note: ", message);
+}
+
+/// A line of standard error as it stands: what happens beside the reply that goes to standard output. Make it clean before.
+pub(crate) fn aside(line: &str) {
+    stderr_line("", line);
+}
+
+/// What a person is asked, on standard error; the answer follows on the same line.
+pub(crate) fn prompt(text: &str) {
+    let mut to = io::stderr().lock();
+    // Who does not see it is not asked: the answer is no.
+    let _ = write!(to, "{}", one_line(text)).and_then(|()| to.flush());
+}
+
+/// What goes on at the moment, on one line of a terminal that overwrites itself. Silent elsewhere.
+#[derive(Default)]
+pub(crate) struct Doing {
+    shown: bool,
+}
+
+impl Doing {
+    pub(crate) fn show(&mut self, text: &str) {
+        let mut to = io::stderr().lock();
+        if to.is_terminal() {
+            // A terminal that is gone needs no progress.
+            let _ = write!(to, "\r{:60}", one_line(text)).and_then(|()| to.flush());
+            self.shown = true;
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let mut to = io::stderr().lock();
+            let _ = write!(to, "\r{:60}\r", "").and_then(|()| to.flush());
+        }
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// How far a long command has come, on one line of a terminal that overwrites itself. Silent elsewhere.

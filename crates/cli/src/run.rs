@@ -15,7 +15,7 @@ use crate::flags::{
 };
 use crate::print::Out;
 use crate::show::{self, Printer, Style};
-use crate::{client, demo, files};
+use crate::{chat, client, demo, files};
 
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Result<(), Fault> {
@@ -46,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Fault> {
                 to,
             },
         ),
+        Ask::Chat(asked) => chat::run(&place(&common), &asked, common.json),
         Ask::Config(Config::Schema) => print_text(&backend::config_schema()),
         Ask::Completions { shell } => completions(shell),
         ask => ask_gateway(&common, ask),
@@ -110,6 +111,7 @@ fn command(ask: Ask) -> Result<Command, Fault> {
         | Ask::Demo(_)
         | Ask::Routes
         | Ask::Rpc { .. }
+        | Ask::Chat(_)
         | Ask::Completions { .. }
         | Ask::Config(Config::Schema) => Err(Fault::new(
             FaultCode::Internal,
