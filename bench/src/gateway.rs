@@ -19,6 +19,21 @@ pub(crate) struct Gateway {
     pub(crate) start: Duration,
 }
 
+/// What stands behind the gateway.
+#[derive(Clone, Copy)]
+pub(crate) struct Upstream {
+    pub(crate) addr: SocketAddr,
+    /// What [`MODEL`] is called there.
+    pub(crate) model: &'static str,
+}
+
+impl Upstream {
+    /// The mock, which calls it the same.
+    pub(crate) fn mock(addr: SocketAddr) -> Self {
+        Self { addr, model: MODEL }
+    }
+}
+
 /// A gateway that does not answer by then has failed to start.
 const START_MAX: Duration = Duration::from_secs(30);
 /// The key that the gateway sends upstream.
@@ -29,22 +44,22 @@ struct Site<'a> {
     binary: &'a Path,
     data: PathBuf,
     log: PathBuf,
-    core: usize,
+    core: Option<usize>,
     addr: SocketAddr,
     admin: SocketAddr,
 }
 
-/// Sets a gateway up in `folder`, makes its tenants, and starts it afresh to time the start.
+/// Sets a gateway up in `folder`, makes its tenants, and starts it afresh to time the start; on one core where one is named.
 pub(crate) async fn start(
     binary: &Path,
     folder: &Path,
-    core: usize,
+    core: Option<usize>,
     tenants: usize,
-    mock: SocketAddr,
+    upstream: Upstream,
 ) -> Result<Gateway> {
     let site = Site {
         binary,
-        data: folder.join("data"),
+        data: data(folder),
         log: folder.join("gateway.out"),
         core,
         addr: free_address()?,
@@ -52,8 +67,9 @@ pub(crate) async fn start(
     };
     let data = text(&site.data)?;
     process::output(binary, &["init", "--data", data]).context("partywall init")?;
-    process::write(&site.data.join("ratecards/bench.json"), &rate_card())?;
-    process::write(&site.data.join("partywall.yaml"), &config(mock))?;
+    let card = rate_card(upstream.model);
+    process::write(&site.data.join("ratecards/bench.json"), &card)?;
+    process::write(&site.data.join("partywall.yaml"), &config(upstream))?;
     let setting_up = serve(&site)?;
     let tokens = make_tenants(&site, setting_up, tenants).await?;
     let request = SCENARIOS[0].request(tokens.first().context("at least one tenant is needed")?);
@@ -73,11 +89,34 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-fn config(mock: SocketAddr) -> String {
+/// The data directory of the gateway that was started in this folder.
+pub(crate) fn data(folder: &Path) -> PathBuf {
+    folder.join("data")
+}
+
+/// The id of a tenant by its place among the tokens.
+pub(crate) fn tenant_id(index: usize) -> String {
+    format!("t{index:04}")
+}
+
+/// One more token of a tenant.
+pub(crate) fn issue(binary: &Path, data: &Path, tenant: &str, role: &str) -> Result<String> {
+    let data = text(data)?;
+    let (start, end) = (
+        ["tenants", "token", "issue", tenant],
+        ["--json", "--data", data],
+    );
+    let about = ["--name", role, "--role", role];
+    let printed = process::output(binary, &[&start[..], &about, &end].concat())?;
+    token_in(&printed).with_context(|| format!("no token in the answer for tenant {tenant}"))
+}
+
+fn config(upstream: Upstream) -> String {
     let (name, _) = UPSTREAM_KEY;
+    let Upstream { addr, model } = upstream;
     format!(
-        "providers:\n  - {{ name: mock, kind: openai, base_url: \"http://{mock}/v1\", api_key: \"env:{name}\" }}\n\
-         models:\n  - {{ name: {MODEL}, routes: [ {{ provider: mock, model: {MODEL}, weight: 1 }} ] }}\n\
+        "providers:\n  - {{ name: mock, kind: openai, base_url: \"http://{addr}/v1\", api_key: \"env:{name}\" }}\n\
+         models:\n  - {{ name: {MODEL}, routes: [ {{ provider: mock, model: {model}, weight: 1 }} ] }}\n\
          tiers:\n  bench: {{ models: [{MODEL}], model: {MODEL}, max_tokens: 4096, tokens_per_day: 1000000000000, tokens_per_minute: 1000000000000 }}\n\
          ratecards: [ ratecards/bench.json ]\n"
     )
@@ -111,7 +150,7 @@ async fn make_tenants(
     await_listener(&mut process, site).await?;
     let mut tokens = Vec::with_capacity(tenants);
     for index in 0..tenants {
-        let id = format!("t{index:04}");
+        let id = tenant_id(index);
         let arguments = [
             "tenants",
             "create",

@@ -258,6 +258,11 @@ impl Connection {
 
     /// Sends one request and reads its whole answer, whatever it is: the status.
     pub(crate) async fn status(&mut self, request: &[u8]) -> Result<u16> {
+        Ok(self.answer(request).await?.0)
+    }
+
+    /// Sends one request and reads its whole answer, whatever it is: the status and the body.
+    pub(crate) async fn answer(&mut self, request: &[u8]) -> Result<(u16, Vec<u8>)> {
         self.stream.write_all(request).await?;
         let mut reply = Reply::default();
         while !reply.done {
@@ -265,7 +270,7 @@ impl Connection {
             reply.feed(&self.buffer)?;
             self.buffer.clear();
         }
-        Ok(reply.status)
+        Ok((reply.status, reply.body))
     }
 
     /// Sends one request and reads its whole answer, which must be right.

@@ -3,7 +3,7 @@
 //! `bench run` starts a mock upstream, the floor and the gateway, drives each in turn with the
 //! same load, and prints what they cost and the ratios between them. `bench mock` and `bench
 //! floor` are the processes that it starts. `bench neighbour` measures what one tenant's load does to
-//! another tenant's calls.
+//! another tenant's calls, `bench runs` what runs of agents cost.
 
 mod attack;
 mod floor;
@@ -14,7 +14,9 @@ mod neighbour;
 mod peers;
 mod process;
 mod report;
+mod rpc;
 mod run;
+mod runs;
 mod scenario;
 
 use std::io::{self, Write as _};
@@ -39,6 +41,8 @@ enum Command {
     Run(run::Flags),
     /// Measure a victim's latency beside an attacker in the same gateway and beside the same attacker elsewhere
     Neighbour(neighbour::Flags),
+    /// Runs of agents over many tenants: their times, the gateway's memory, and that each took effect once
+    Runs(runs::Flags),
     /// The attacker alone: load for some seconds, counts into a file
     Attack(attack::Flags),
     /// The mock upstream alone
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(flags) => run::run(&flags),
         Command::Neighbour(flags) => neighbour::run(&flags),
+        Command::Runs(flags) => runs::run(&flags),
         Command::Attack(flags) => on_one_thread(attack::run(flags)),
         Command::Mock { listen } => on_one_thread(mock::serve(listen)),
         Command::Floor { listen, upstream } => on_one_thread(floor::serve(listen, upstream)),

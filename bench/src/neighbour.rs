@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::attack::{Counts, Shape};
-use crate::gateway;
+use crate::gateway::{self, Upstream};
 use crate::load::Connection;
 use crate::process::{self, Process};
 use crate::report::say;
@@ -157,7 +157,8 @@ async fn measure(flags: &Flags, folder: &Path) -> Result<Report> {
     let upstream = mock.to_string();
     let (_passes_on, passes_on) =
         Process::start_self(flags.core, &["floor", "--upstream", &upstream])?;
-    let gateway = gateway::start(&flags.gateway, folder, flags.core, 2, mock).await?;
+    let (core, upstream) = (Some(flags.core), Upstream::mock(mock));
+    let gateway = gateway::start(&flags.gateway, folder, core, 2, upstream).await?;
     let [victim, attacker] = gateway.tokens.as_slice() else {
         bail!("two tenants were asked for");
     };

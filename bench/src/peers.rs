@@ -105,7 +105,7 @@ async fn litellm(kept: &Path, folder: &Path, core: usize, mock: SocketAddr) -> R
         ("LITELLM_LOG", "ERROR"),
     ];
     let log = folder.join("litellm.out");
-    let process = Process::start(core, &program, &arguments, &env, &log)?;
+    let process = Process::start(Some(core), &program, &arguments, &env, &log)?;
     let peer = Peer {
         name: "litellm",
         process,
@@ -141,7 +141,7 @@ async fn portkey(kept: &Path, folder: &Path, core: usize, mock: SocketAddr) -> R
     let log = folder.join("portkey.out");
     let arguments = [text(&program)?, &port, "--headless"];
     let env = [("NODE_ENV", "production")];
-    let process = Process::start(core, &node, &arguments, &env, &log)?;
+    let process = Process::start(Some(core), &node, &arguments, &env, &log)?;
     let peer = Peer {
         name: "portkey",
         process,

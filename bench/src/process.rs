@@ -26,16 +26,16 @@ const TICKS_PER_SECOND: u64 = 100;
 const END_MAX: Duration = Duration::from_secs(40);
 
 impl Process {
-    /// Starts a program on one core, with its output in `log`.
+    /// Starts a program, on one core where one is named, with its output in `log`.
     pub(crate) fn start(
-        core: usize,
+        core: Option<usize>,
         program: &Path,
         arguments: &[&str],
         env: &[(&str, &str)],
         log: &Path,
     ) -> Result<Self> {
         let log = fs::File::create(log)?;
-        let child = pinned(core, program, arguments)
+        let child = command(core, program, arguments)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -49,19 +49,29 @@ impl Process {
 
     /// Starts this program with another subcommand and reads the address that it prints.
     pub(crate) fn start_self(core: usize, arguments: &[&str]) -> Result<(Self, SocketAddr)> {
-        let mut child = pinned(core, &std::env::current_exe()?, arguments)
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let program = std::env::current_exe()?;
+        let (process, line) =
+            Self::start_until_line(&mut command(Some(core), &program, arguments))?;
+        let addr = line
+            .parse()
+            .with_context(|| format!("{arguments:?} printed '{line}' instead of its address"))?;
+        Ok((process, addr))
+    }
+
+    /// Starts a program that lives no longer than its standard input, on any core, and reads the line that it prints.
+    pub(crate) fn start_until_eof(program: &Path, arguments: &[&str]) -> Result<(Self, String)> {
+        // The pipe stays with the child's record, and is closed with it.
+        Self::start_until_line(command(None, program, arguments).stdin(Stdio::piped()))
+            .with_context(|| format!("cannot start {}", program.display()))
+    }
+
+    fn start_until_line(command: &mut Command) -> Result<(Self, String)> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        let process = Self { child };
-        let addr = line
-            .trim()
-            .parse()
-            .with_context(|| format!("{arguments:?} printed '{line}' instead of its address"))?;
-        Ok((process, addr))
+        Ok((Self { child }, line.trim().to_owned()))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -168,7 +178,25 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 
 /// CPU time of a process and all below it since their start.
 pub(crate) fn cpu_time(root: u32) -> Result<Duration> {
-    let mut parents = Vec::new();
+    let ticks: u64 = family(root)?.iter().map(|(_, ticks)| ticks).sum();
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+/// CPU time of one process since its start, without what it started.
+pub(crate) fn own_cpu_time(pid: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, ticks) = stat(&text).with_context(|| format!("/proc/{pid}/stat is not read"))?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+/// Processes below this one.
+pub(crate) fn descendants(root: u32) -> Result<usize> {
+    Ok(family(root)?.len() - 1)
+}
+
+/// A process and all below it, each with its ticks.
+fn family(root: u32) -> Result<Vec<(u32, u64)>> {
+    let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
             .file_name()
@@ -182,31 +210,23 @@ pub(crate) fn cpu_time(root: u32) -> Result<Duration> {
             continue;
         };
         if let Some((parent, ticks)) = stat(&text) {
-            parents.push((pid, parent, ticks));
+            all.push((pid, parent, ticks));
         }
     }
-    ensure!(
-        parents.iter().any(|(pid, ..)| *pid == root),
-        "process {root} is gone"
-    );
-    let mut family = vec![root];
+    let mut family: Vec<(u32, u64)> = all
+        .iter()
+        .filter(|(pid, ..)| *pid == root)
+        .map(|(pid, _, ticks)| (*pid, *ticks))
+        .collect();
+    ensure!(!family.is_empty(), "process {root} is gone");
     let mut at = 0;
     while at < family.len() {
-        let parent = family[at];
-        family.extend(
-            parents
-                .iter()
-                .filter(|(_, of, _)| *of == parent)
-                .map(|(pid, ..)| *pid),
-        );
+        let (above, _) = family[at];
+        let below = all.iter().filter(|(_, parent, _)| *parent == above);
+        family.extend(below.map(|(pid, _, ticks)| (*pid, *ticks)));
         at += 1;
     }
-    let ticks: u64 = parents
-        .iter()
-        .filter(|(pid, ..)| family.contains(pid))
-        .map(|(.., ticks)| ticks)
-        .sum();
-    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+    Ok(family)
 }
 
 /// Resident memory of one process in KiB: now and at its peak.
@@ -298,13 +318,16 @@ pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)
 }
 
-fn pinned(core: usize, program: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("taskset");
-    command
-        .arg("-c")
-        .arg(core.to_string())
-        .arg(program)
-        .args(arguments);
+fn command(core: Option<usize>, program: &Path, arguments: &[&str]) -> Command {
+    let mut command = match core {
+        None => Command::new(program),
+        Some(core) => {
+            let mut pinned = Command::new("taskset");
+            pinned.arg("-c").arg(core.to_string()).arg(program);
+            pinned
+        }
+    };
+    command.args(arguments);
     command
 }
 

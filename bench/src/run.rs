@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Gateway, Upstream};
 use crate::load::{self, Plan, Seen};
 use crate::peers;
 use crate::process::{self, Process};
@@ -211,8 +211,8 @@ async fn targets(
             "starting the gateway with {} tenants",
             flags.tenants
         ))?;
-        let gateway =
-            gateway::start(&flags.gateway, folder, flags.core, flags.tenants, mock).await?;
+        let (core, upstream) = (Some(flags.core), Upstream::mock(mock));
+        let gateway = gateway::start(&flags.gateway, folder, core, flags.tenants, upstream).await?;
         let Gateway {
             process,
             addr,
@@ -275,7 +275,7 @@ fn nginx_target(nginx: &Path, folder: &Path, core: usize, mock: SocketAddr) -> R
     process::write(&home.join("nginx.conf"), &config)?;
     let prefix = home.to_str().context("the folder's path is not UTF-8")?;
     let arguments = ["-p", prefix, "-c", "nginx.conf", "-g", "daemon off;"];
-    let process = Process::start(core, nginx, &arguments, &[], &home.join("nginx.out"))?;
+    let process = Process::start(Some(core), nginx, &arguments, &[], &home.join("nginx.out"))?;
     Ok(Target::bare("nginx", addr, Some(process)))
 }
 

@@ -119,10 +119,10 @@ pub(crate) fn chat_answer() -> String {
     )
 }
 
-/// Prices of the mock's model in the form of the field's price file.
-pub(crate) fn rate_card() -> String {
+/// Prices of the upstream's model in the form of the field's price file.
+pub(crate) fn rate_card(model: &str) -> String {
     format!(
-        r#"{{"{MODEL}":{{"litellm_provider":"openai","mode":"chat","max_input_tokens":128000,"max_output_tokens":16384,"input_cost_per_token":2.5e-06,"output_cost_per_token":1e-05,"cache_read_input_token_cost":1.25e-06}}}}"#
+        r#"{{"{model}":{{"litellm_provider":"openai","mode":"chat","max_input_tokens":128000,"max_output_tokens":16384,"input_cost_per_token":2.5e-06,"output_cost_per_token":1e-05,"cache_read_input_token_cost":1.25e-06}}}}"#
     )
 }
 
@@ -148,6 +148,6 @@ mod tests {
         }
         assert_eq!(chat_answer().len(), BODY_BYTES);
         serde_json::from_str::<serde_json::Value>(&chat_answer()).unwrap();
-        serde_json::from_str::<serde_json::Value>(&rate_card()).unwrap();
+        serde_json::from_str::<serde_json::Value>(&rate_card(MODEL)).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::shell::{self, Seconds};
 use crate::totals::{self, Totals};
-use crate::{House, provision};
+use crate::{House, build_programs, provision};
 
 /// Where the suites stand.
 const SUITES_DIR: &str = "tests/e2e/python";
@@ -54,17 +54,7 @@ pub(crate) fn run(house: &House, words: &[&str]) -> Result<ExitCode> {
         );
     }
     let interpreter = provision::python(house).map_err(|reason| anyhow!(reason))?;
-    if !shell::stream(
-        house.cargo().args(["build", "--release", "--bins"]).args([
-            "--package",
-            "partywall",
-            "--package",
-            "simulator",
-        ]),
-        |_| {},
-    )? {
-        bail!("the programs do not build");
-    }
+    build_programs(house)?;
     let seed = order.seed.map_or_else(draw, Ok)?;
     let mut command = pytest(house, &interpreter, &file);
     command

@@ -25,7 +25,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use shell::Seconds;
 
@@ -41,7 +41,8 @@ Commands:
                   cargo-deny, then `test`
   tidy            only the house rules (also run by `cargo test`, as the tests of this tool)
   bench [ARGS]    the benchmarks, in release mode: `bench run` against a bare pass-through, `bench neighbour` for what one
-                  tenant's load does to another; `cargo xtask bench --help` lists what they take
+                  tenant's load does to another, `bench runs` for runs of agents over many tenants (it builds gateway and
+                  simulator first); `cargo xtask bench --help` lists what they take
   crash [SUITE] [--count N] [--seed S]
                   take the gateway down N times at random moments, in release mode, and compare its books with what clients
                   and the provider saw: `kills` (default), `faults`, `power`, `flips`. What was found: docs/crash.md
@@ -141,6 +142,10 @@ impl House {
 }
 
 fn bench(house: &House, args: &[&str]) -> Result<ExitCode> {
+    let wants_help = args.iter().any(|arg| ["--help", "-h"].contains(arg));
+    if args.first() == Some(&"runs") && !wants_help {
+        build_programs(house)?;
+    }
     let started = Seconds::start();
     let ok = house
         .cargo()
@@ -155,4 +160,16 @@ fn bench(house: &House, args: &[&str]) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Builds the gateway and the simulator in release mode.
+pub(crate) fn build_programs(house: &House) -> Result<()> {
+    let programs = ["--package", "partywall", "--package", "simulator"];
+    let mut build = house.cargo();
+    build.args(["build", "--release", "--bins"]).args(programs);
+    ensure!(
+        shell::stream(&mut build, |_| {})?,
+        "the programs do not build"
+    );
+    Ok(())
 }
