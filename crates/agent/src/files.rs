@@ -26,7 +26,7 @@ impl Agents {
     ) -> Result<Listing, AgentError> {
         allowed(admission, Act::ReadFile { path: plain(&path) })?;
         work(admission, move |workspace| {
-            workspace.list(&path, depth, ENTRIES_MAX)
+            workspace.list(&path, depth, ENTRIES_MAX, &|_| true)
         })
         .await
     }

@@ -329,6 +329,7 @@ mod tests {
             matches!(read(store::RecordKind::Sent, &bytes), Ok(Payload::Sent(back)) if *back == sent)
         );
     }
+
     #[test]
     fn a_payload_of_another_version_is_called_that() {
         use store::RecordKind::{Event, Sent, Settled};
@@ -343,9 +344,12 @@ mod tests {
             let Err(KernelError::Quarantined(why)) = read(kind, &bytes) else {
                 unreachable!("it is of another version")
             };
+            let other = VERSION + 1;
             assert_eq!(
                 why,
-                "a journal record is of version 4; this program reads version 3"
+                format!(
+                    "a journal record is of version {other}; this program reads version {VERSION}"
+                )
             );
         }
         assert!(read(Event, &[]).is_err());

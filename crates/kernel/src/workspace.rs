@@ -377,22 +377,38 @@ impl Workspace {
     /// What is in a directory and, with a `depth` of more than 1, in those below it, level by level up to `entries_max` names. An empty
     /// path is the workspace. At most 50 000 names are looked at.
     ///
+    /// `may` is asked for each path, as [`Entry::path`] shows it, the one that was asked for among them unless it is the workspace. What it
+    /// says no to is not there: it is neither shown nor gone into, and nothing is told as cut because of it. Past 200 000 such names the
+    /// walk ends.
+    ///
     /// # Errors
     /// When the path is no directory; one further below that cannot be read is told as cut.
-    pub fn list(&self, path: &str, depth: usize, entries_max: usize) -> Result<Listing, FileError> {
-        walk::list(self.root()?, parse(path)?, depth, entries_max)
+    pub fn list(
+        &self,
+        path: &str,
+        depth: usize,
+        entries_max: usize,
+        may: &dyn Fn(&str) -> bool,
+    ) -> Result<Listing, FileError> {
+        walk::list(self.root()?, parse(path)?, depth, entries_max, may)
     }
 
     /// The lines with `text`, as it stands, in the files in and below a directory, or in one file. Files with a NUL in their first 8 KiB are
-    /// passed over. At most 50 000 names are looked at.
+    /// passed over. At most 50 000 names are looked at. `may` is as for [`Workspace::list`]; what it says no to is not opened.
     ///
     /// # Errors
     /// [`FileError::Text`]; when the path is neither file nor directory. What cannot be read below it is told as cut.
-    pub fn search(&self, text: &str, below: &str, reach: &Reach) -> Result<Found, FileError> {
+    pub fn search(
+        &self,
+        text: &str,
+        below: &str,
+        reach: &Reach,
+        may: &dyn Fn(&str) -> bool,
+    ) -> Result<Found, FileError> {
         if text.is_empty() || text.len() > SEARCHED_BYTES_MAX || text.contains(['\n', '\r']) {
             return Err(FileError::Text);
         }
-        walk::search(self.root()?, text, parse(below)?, reach)
+        walk::search(self.root()?, text, parse(below)?, reach, may)
     }
 
     /// Removes a file, whatever it is, a link itself and never what it leads to, or an empty directory.

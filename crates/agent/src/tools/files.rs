@@ -121,7 +121,7 @@ impl Touch {
     }
 
     fn list(&self, workspace: &Workspace) -> Result<(String, usize), FileError> {
-        let listing = workspace.list(&self.path, self.depth.max(1), ENTRIES_MAX)?;
+        let listing = workspace.list(&self.path, self.depth.max(1), ENTRIES_MAX, &|_| true)?;
         let count = listing.entries.len();
         let mut text = String::new();
         for entry in &listing.entries {
@@ -149,7 +149,7 @@ impl Touch {
             bytes_max: SEARCH_BYTES,
             deadline: Instant::now() + SEARCH_TIME,
         };
-        let found = workspace.search(&self.text, &self.path, &reach)?;
+        let found = workspace.search(&self.text, &self.path, &reach, &|_| true)?;
         let count = found.hits.len();
         let mut text = String::new();
         for hit in &found.hits {

@@ -16,6 +16,8 @@ use super::{
 
 /// Names that one listing or search looks at.
 const LOOKED_MAX: usize = 50_000;
+/// Names that it passes over because they are not to be shown.
+const PASSED_MAX: usize = 200_000;
 /// Directories within each other that are measured, as many as the sandbox measures: each costs a descriptor meanwhile.
 const MEASURED_DEPTH_MAX: usize = 64;
 /// A NUL in so many first bytes: it is no text.
@@ -83,9 +85,10 @@ pub(super) fn list(
     path: WorkPath,
     depth: usize,
     entries_max: usize,
+    may: May<'_>,
 ) -> Result<Listing, FileError> {
     // One level below what paths reach: that there is something is shown.
-    let mut walk = Walk::begin(root, path, depth.clamp(1, PARTS_MAX + 1))?;
+    let mut walk = Walk::begin(root, path, depth.clamp(1, PARTS_MAX + 1), may)?;
     let mut entries = Vec::new();
     while let Some(seen) = walk.next() {
         if entries.len() == entries_max {
@@ -130,6 +133,7 @@ pub(super) fn search(
     text: &str,
     below: WorkPath,
     reach: &Reach,
+    may: May<'_>,
 ) -> Result<Found, FileError> {
     let mut search = Search {
         root,
@@ -139,7 +143,7 @@ pub(super) fn search(
         hits: Vec::new(),
         cut: false,
     };
-    match Walk::begin(root, below.clone(), PARTS_MAX) {
+    match Walk::begin(root, below.clone(), PARTS_MAX, may) {
         Ok(mut walk) => {
             while let Some(seen) = walk.next() {
                 if search.is_over() {
@@ -254,11 +258,16 @@ struct Seen {
     stat: Stat,
 }
 
+/// Says of a path whether whoever walks may know of it.
+pub(super) type May<'a> = &'a dyn Fn(&str) -> bool;
+
 /// A walk level by level, each directory in the order of its names. Directories are opened anew from the root: it holds one at a time.
 struct Walk<'a> {
     root: BorrowedFd<'a>,
     depth: usize,
+    may: May<'a>,
     looked: usize,
+    passed: usize,
     waiting: VecDeque<(WorkPath, usize)>,
     here: Here,
     /// Something was left out.
@@ -273,22 +282,35 @@ struct Here {
 }
 
 impl<'a> Walk<'a> {
-    fn begin(root: BorrowedFd<'a>, path: WorkPath, depth: usize) -> Result<Self, FileError> {
+    fn begin(
+        root: BorrowedFd<'a>,
+        path: WorkPath,
+        depth: usize,
+        may: May<'a>,
+    ) -> Result<Self, FileError> {
+        // The workspace itself is no secret.
+        if !path.as_str().is_empty() && !may(path.as_str()) {
+            return Err(FileError::NotFound);
+        }
         let dir = open_dir(root, path.beneath()).map_err(told)?;
-        let (names, cut) = names(&dir, LOOKED_MAX).map_err(told)?;
-        Ok(Self {
+        let mut walk = Self {
             root,
             depth,
-            looked: names.len(),
+            may,
+            looked: 0,
+            passed: 0,
             waiting: VecDeque::new(),
             here: Here {
                 path,
                 dir,
                 level: 1,
-                names: names.into_iter(),
+                names: Vec::new().into_iter(),
             },
-            cut,
-        })
+            cut: false,
+        };
+        let names = walk.names(&walk.here.path, &walk.here.dir).map_err(told)?;
+        walk.here.names = walk.counted(names);
+        Ok(walk)
     }
 
     fn next(&mut self) -> Option<Seen> {
@@ -321,13 +343,10 @@ impl<'a> Walk<'a> {
     }
 
     fn enter(&mut self, path: WorkPath, level: usize) {
-        let left = LOOKED_MAX - self.looked;
         let opened = open_dir(self.root, path.beneath());
-        match opened.and_then(|dir| Ok((names(&dir, left)?, dir))) {
-            Ok(((names, cut), dir)) => {
-                self.looked += names.len();
-                self.cut |= cut;
-                let names = names.into_iter();
+        match opened.and_then(|dir| Ok((self.names(&path, &dir)?, dir))) {
+            Ok((names, dir)) => {
+                let names = self.counted(names);
                 self.here = Here {
                     path,
                     dir,
@@ -340,23 +359,47 @@ impl<'a> Walk<'a> {
             Err(_) => self.cut = true,
         }
     }
+
+    /// The names in a directory that may be known of, in their order, as many as are still looked at.
+    fn names(&self, path: &WorkPath, dir: &OwnedFd) -> Result<Names, Errno> {
+        let mut names = Names::default();
+        for entry in Dir::read_from(dir)? {
+            let name = entry?.file_name().to_owned();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if !(self.may)(&path.shown_with(name.to_bytes())) {
+                names.passed += 1;
+                if self.passed + names.passed < PASSED_MAX {
+                    continue;
+                }
+                names.cut = true;
+                break;
+            }
+            if self.looked + names.names.len() == LOOKED_MAX {
+                names.cut = true;
+                break;
+            }
+            names.names.push(name);
+        }
+        names.names.sort_unstable();
+        Ok(names)
+    }
+
+    fn counted(&mut self, names: Names) -> std::vec::IntoIter<CString> {
+        self.looked += names.names.len();
+        self.passed += names.passed;
+        self.cut |= names.cut;
+        names.names.into_iter()
+    }
 }
 
-/// The names in a directory in their order, and whether there are more than `max`.
-fn names(dir: &OwnedFd, max: usize) -> Result<(Vec<CString>, bool), Errno> {
-    let mut names = Vec::new();
-    let mut cut = false;
-    for entry in Dir::read_from(dir)? {
-        let name = entry?.file_name().to_owned();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        if names.len() == max {
-            cut = true;
-            break;
-        }
-        names.push(name);
-    }
-    names.sort_unstable();
-    Ok((names, cut))
+/// What was read of a directory.
+#[derive(Default)]
+struct Names {
+    names: Vec<CString>,
+    /// How many are not to be known of.
+    passed: usize,
+    /// There are more.
+    cut: bool,
 }

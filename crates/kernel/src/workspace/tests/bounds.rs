@@ -62,7 +62,7 @@ async fn very_deep_and_very_wide_trees_are_cut() {
             limit: 64
         })
     );
-    let listing = home.space.list("", 99, 999).unwrap();
+    let listing = home.space.list("", 99, 999, ALL).unwrap();
     assert_eq!(listing.entries.len(), PARTS_MAX + 1);
     assert_eq!(
         listing
@@ -79,7 +79,7 @@ async fn very_deep_and_very_wide_trees_are_cut() {
     for number in 0..1_200 {
         fs::write(home.path.join(format!("{number:04}")), "").unwrap();
     }
-    let wide = home.space.list("", 1, 5).unwrap();
+    let wide = home.space.list("", 1, 5, ALL).unwrap();
     let paths: Vec<_> = wide
         .entries
         .iter()
@@ -135,7 +135,10 @@ async fn a_file_with_holes_is_read_where_it_is_asked_for() {
         bytes_max: u64::MAX,
         ..reach()
     };
-    let found = home.space.search("needle", "huge", &unbounded).unwrap();
+    let found = home
+        .space
+        .search("needle", "huge", &unbounded, ALL)
+        .unwrap();
     assert_eq!((found.hits.len(), found.cut), (100, true));
 }
 
@@ -148,7 +151,7 @@ async fn names_that_are_no_paths_are_shown_and_not_reached() {
     let hidden = home.path.join(OsStr::from_bytes(b"dir\xfe"));
     fs::create_dir(&hidden).unwrap();
     fs::write(hidden.join("f"), vec![b'x'; 100_000]).unwrap();
-    let listing = home.space.list("", 9, 99).unwrap();
+    let listing = home.space.list("", 9, 99, ALL).unwrap();
     let shown: Vec<_> = listing
         .entries
         .iter()
@@ -195,7 +198,7 @@ async fn a_search_keeps_its_bounds() {
     assert_eq!(found.hits.len(), 3);
     assert!(found.hits[0].text.len() <= 512 && found.hits[0].text.contains("needle"));
     assert_eq!(found.hits[1].text, "\u{fffd} needle");
-    let with = |reach: Reach| home.space.search("needle", "", &reach).unwrap();
+    let with = |reach: Reach| home.space.search("needle", "", &reach, ALL).unwrap();
     let few = with(Reach {
         hits_max: 2,
         ..reach()
@@ -217,6 +220,9 @@ async fn a_search_keeps_its_bounds() {
     });
     assert_eq!((late.hits.len(), late.cut), (0, true));
     for text in ["", "a\nb", "a\r"] {
-        assert_eq!(home.space.search(text, "", &reach()), Err(FileError::Text));
+        assert_eq!(
+            home.space.search(text, "", &reach(), ALL),
+            Err(FileError::Text)
+        );
     }
 }
