@@ -25,8 +25,9 @@ impl Agents {
         depth: usize,
     ) -> Result<Listing, AgentError> {
         allowed(admission, Act::ReadFile { path: plain(&path) })?;
+        let asks = admission.clone();
         work(admission, move |workspace| {
-            workspace.list(&path, depth, ENTRIES_MAX, &|_| true)
+            workspace.list(&path, depth, ENTRIES_MAX, &|path| sees(&asks, path))
         })
         .await
     }
@@ -90,6 +91,12 @@ impl Agents {
         record(trail, admission, "remove_file", &rules, &path).await?;
         work(admission, move |workspace| workspace.remove(&path)).await
     }
+}
+
+/// Whether the rules let a path be known without further ado.
+pub(crate) fn sees(admission: &Admission, path: &str) -> bool {
+    let decision = admission.decide(Act::ReadFile { path });
+    matches!(&decision.outcome, Outcome::Allowed(obligations) if obligations.approvers().is_none())
 }
 
 /// The rules that allow it.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::arguments::Arguments;
 use super::{Caps, Done, Kind};
+use crate::files::sees;
 use crate::limits::RESULT_BYTES_MAX;
 
 /// Entries of one listing.
@@ -44,6 +45,8 @@ struct Touch {
     limit: usize,
     depth: usize,
     append: bool,
+    /// Who asks: each path that is shown or looked into is put to the rules.
+    asks: Admission,
 }
 
 /// Carries a file tool out.
@@ -79,6 +82,7 @@ pub(super) async fn touch(
             .and_then(|depth| usize::try_from(depth).ok())
             .unwrap_or(2),
         append: arguments.flag("append"),
+        asks: admission.clone(),
     };
     let work = tokio::task::spawn_blocking(move || touch.carry_out(&workspace));
     match work.await {
@@ -121,7 +125,9 @@ impl Touch {
     }
 
     fn list(&self, workspace: &Workspace) -> Result<(String, usize), FileError> {
-        let listing = workspace.list(&self.path, self.depth.max(1), ENTRIES_MAX, &|_| true)?;
+        let listing = workspace.list(&self.path, self.depth.max(1), ENTRIES_MAX, &|path| {
+            sees(&self.asks, path)
+        })?;
         let count = listing.entries.len();
         let mut text = String::new();
         for entry in &listing.entries {
@@ -149,7 +155,9 @@ impl Touch {
             bytes_max: SEARCH_BYTES,
             deadline: Instant::now() + SEARCH_TIME,
         };
-        let found = workspace.search(&self.text, &self.path, &reach, &|_| true)?;
+        let found = workspace.search(&self.text, &self.path, &reach, &|path| {
+            sees(&self.asks, path)
+        })?;
         let count = found.hits.len();
         let mut text = String::new();
         for hit in &found.hits {
