@@ -126,4 +126,4 @@ def person(gw: Gateway, tenant: Tenant, name: str, role: str, *options: str) -> 
 
 def workspace(tenant: Tenant) -> Path:
     """Where the programs and file tools of a tenant work."""
-    return tenant.directory / "workspace"
+    return tenant.directory / "sandbox" / "work"
