@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 from canary import Scan, canary, forms
-from conversations import KINDS
 from crawl import crawl_paths, is_in_table
 from deployment import eventually
 from route_fixtures import BY_ROUTE, FIXTURES, RPC, Fixture, gaps
@@ -93,12 +92,11 @@ def expected(case: Case) -> int:
         return 401
     elif credential.role not in roles.split(","):
         return 403
-    if not case.fixture.looks:
-        return case.fixture.success
-    for kind, reference in case.references.items():
+    references = case.references if case.fixture.looks else {}
+    for kind, reference in references.items():
         if "hostile" in reference.variant:
             return case.fixture.of_no_name.get(kind, 404)
-    return 404 if any(reference.kind != "own" for reference in case.references.values()) else case.fixture.success
+    return 404 if any(reference.kind != "own" for reference in references.values()) else case.fixture.success
 
 
 def state(world: World) -> dict:
@@ -129,8 +127,7 @@ def matrix(world: World, routes: list[dict]) -> list[Case]:
             ):
                 references = {kind: reference for (kind, _), reference in zip(families, chosen, strict=True)}
                 sent = {kind: each.value() if callable(each.value) else each.value for kind, each in references.items()}
-                said = {"prompt": f"{PROBE} {mark}", "call": world.call_in(sent.get("run", ""))}
-                ask = fixture.shapes[shape]({**sent, **said})
+                ask = fixture.shapes[shape]({**sent, "prompt": f"{PROBE} {mark}", "call": world.call_in(sent.get("run", ""))})
                 if credential.query:
                     ask = replace(ask, target=ask.target + ("&" if "?" in ask.target else "?") + credential.query)
                 ask = replace(ask, headers=ask.headers + credential.headers)
@@ -148,10 +145,7 @@ def mentions(world: World) -> list[tuple]:
     for mine, theirs in ((world.a, world.b), (world.b, world.a)):
         token = bearer(mine.tokens["admin"])
         for number, fixture in enumerate(fixture for fixture in FIXTURES if fixture.listeners == ("public",)):
-            model = mine.embedding_model if "embeddings" in fixture.path else mine.chat_model
-            values = {"model": model, "seq": str(min(mine.kept)), "prompt": f"{PROBE} {mine.marks['matrix']}", "secret": "absent"}
-            values |= {kind: mine.talks.value(kind, "admin") if fixture.only_reads else "absent" for kind in KINDS} | {"call": "absent"}
-            plain = fixture.shapes[next(iter(fixture.shapes))](values)
+            plain = fixture.shapes[next(iter(fixture.shapes))](world.values(mine, fixture))
             plain = replace(plain, headers=plain.headers + token)
             for name in (theirs.id, unlike(theirs.id)):
                 # One route serves all methods of JSON-RPC: there the headers take turns.
@@ -441,8 +435,8 @@ def test_the_canaries_stand_where_they_could_be_seen(run):
                 seen |= {name.removesuffix(f" of {side.id}") for name in scan.names(answer.whole)}
         assert {"matrix", "overlay", "task", "token name", "asked model", "instructions", "conversation"} <= seen, seen
         upstream = {name.removesuffix(f" of {side.id}") for record in run.upstream for name in scan.names(json.dumps(record).encode())}
-        said = {"prompt", "system", "streamed", "argument", "tool result", "tool description", "embedded", "other dialect", "refused"}
-        said |= {"instructions", "conversation"}
+        said = {"prompt", "system", "streamed", "argument", "tool result", "tool description", "embedded", "other dialect", "refused",
+                "instructions", "conversation"}  # fmt: skip
         assert said <= upstream, said - upstream
 
 

@@ -81,7 +81,7 @@ def test_what_a_rule_forbids_is_not_carried_out_and_is_on_record(narrow):
         entries = [entry for entry in tenant.audit()[before:] if entry["action"] in ("invoke_tool", "tool.ended")]
         assert [(entry["decision"], entry["reason"], entry["rule"]) for entry in entries] == [("deny", "policy_denied", rule)]
         assert entries[0]["trace_id"] == run["id"].removeprefix("run_")
-    assert not list(workspace(tenant).glob("*")) if workspace(tenant).exists() else True
+    assert not (workspace(tenant) / "by-shell").exists() and not (workspace(tenant) / "published").exists()
     session = bob.session("worker")
     run = bob.ask(session, script(tool("file_write", path="unpublished", content="x"), tool("file_list")))
     assert "unpublished" in bob.results(session)[1], "what no rule forbids is done"
@@ -133,7 +133,8 @@ def test_a_call_waits_until_somebody_who_may_approves_it(asks):
         assert boss.no(method, id=run, call=call) == "not_waiting"
     entries = [entry for entry in tenant.audit() if call in json.dumps(entry.get("detail", {}))]
     assert [entry["action"] for entry in entries if entry["decision"] == "allow"][:3] == ["run.approve", "invoke_tool", "tool.ended"]
-    assert entries[1]["detail"]["approved_by"] == "admin:boss" and entries[1]["rule"].split() == ["base.callers-work", "tenant.ask-before-running"]
+    assert entries[1]["detail"]["approved_by"] == "admin:boss"
+    assert entries[1]["rule"].split() == ["base.callers-work", "tenant.ask-before-running"]
 
 
 def test_a_denied_call_is_not_made_and_the_model_is_told(asks):
@@ -258,8 +259,8 @@ def test_nobody_watches_what_is_not_theirs(gw, asks, narrow):
     for who in (bob, narrow[1], narrow[2]):
         with socket(gw, who.token) as ws:
             told = [ask(ws, "sessions.subscribe", {"id": id})["error"] for id in (session, unlike(session), "..", "")]
-            assert {error["data"]["code"] for error in told} == {"not_found"}
-            assert len({json.dumps({k: v for k, v in error["data"].items() if k != "request_id"}) + error["message"] for error in told}) == 1
+            assert all(error["data"].pop("request_id") for error in told)
+            assert all(error == told[0] for error in told) and told[0]["data"]["code"] == "not_found"
     with socket(gw, bob.token) as others, socket(gw, boss.token) as reads:
         own = bob.session("worker")
         name = ask(others, "sessions.subscribe", {"id": own, "after": 0})["result"]["subscription"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from canary import Scan, canary
 from conversations import KINDS, TALKERS, Talks
 from deployment import OPERATOR_ANTHROPIC_KEY, OPERATOR_OPENAI_KEY, Gateway, Simulator, Tenant, default_config, eventually
-from route_fixtures import ORIGIN
+from route_fixtures import ORIGIN, Fixture
 from samples import user
 from wire import Answer, Ask, Wire
 
@@ -356,6 +356,13 @@ class World:
         talks = (*(side.talks for side in self.sides.values()), self.frozen_talks)
         known = {talk.run: talk.call for each in talks for talk in each.by_role.values()}
         return known.get(run, "call_" + "0" * 32)
+
+    def values(self, mine: Side, fixture: Fixture) -> dict[str, str]:
+        """Something for each object of a route: the tenant's own where the route only reads, and nothing that could be used up."""
+        model = mine.embedding_model if "embeddings" in fixture.path else mine.chat_model
+        talks = {kind: mine.talks.value(kind, "admin") if fixture.only_reads else "absent" for kind in KINDS}
+        said = {"prompt": f"{PROBE} {mine.marks['matrix']}", "secret": "absent", "call": "absent"}
+        return {"model": model, "seq": str(min(mine.kept)), **said, **talks}
 
     def settle(self) -> None:
         """Waits until no run of the two is under way."""
