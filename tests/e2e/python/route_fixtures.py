@@ -12,7 +12,7 @@ from samples import user
 from wire import Answer, Ask
 
 Values = dict[str, str]
-"""A value for each object of a route, and `prompt`: the text to say, with the canary of the one who asks."""
+"""A value for each object of a route, `prompt`: the text to say, with the canary of the one who asks, and `call`: one of the run's."""
 
 JSON = (("content-type", "application/json"),)
 PUBLIC, ADMIN = "public", "admin"
@@ -40,6 +40,8 @@ class Fixture:
     upstream: bool = False
     # Whether a tenant that is frozen may ask.
     reads: bool | None = None
+    # Whether what the request refers to is looked for at all.
+    looks: bool = True
 
     @property
     def only_reads(self) -> bool:
@@ -106,6 +108,14 @@ def _rpc(method: str, *params: Callable[[Values], dict], reads: bool = True, **o
     return Fixture(RPC, f"/rpc#{method}", (PUBLIC,), shapes, families, reads=reads, **options)
 
 
+def _session(method: str, **options) -> Fixture:
+    """A method that takes a session and nothing else."""
+    options.setdefault("families", {"session": "session"})
+    return _rpc(method, lambda v: {"id": v["session"]}, **options)
+
+
+NEW_SESSION = {"session": "fresh session"}
+RUN = {"run": "run"}
 TOOL = {"type": "object", "properties": {"x": {"type": "string"}}}
 TENANT = "/admin/v1/tenants/{tenant}"
 
@@ -176,6 +186,31 @@ FIXTURES = [
     # They live on a socket.
     _rpc("audit.subscribe", lambda v: {"from": 0}, success=400),
     _rpc("audit.unsubscribe", lambda v: {"subscription": "audit-1"}, success=400),
+    _rpc("agents.list"),
+    _rpc("agents.get", lambda v: {"name": v["agent"]}, families={"agent": "agent"}),
+    _rpc("agents.set", lambda v: {"name": "matrix", "instructions": v["prompt"]}, reads=False),
+    _rpc("tools.list"),
+    _rpc("sessions.create", lambda v: {"model": "sim-fast", "title": v["prompt"]}, reads=False),
+    _rpc("sessions.list", lambda v: {}, lambda v: {"limit": 2, "before": "2099-01-01T00:00:00Z"}),
+    _session("sessions.get"),
+    _rpc("sessions.send", lambda v: {"id": v["session"], "message": v["prompt"]}, families=NEW_SESSION, reads=False, upstream=True),
+    _session("sessions.abort", families=NEW_SESSION, reads=False),
+    _session("sessions.reset", families=NEW_SESSION, reads=False),
+    # In a new one there is nothing to sum up.
+    _session("sessions.compact", families=NEW_SESSION, reads=False, success=400),
+    _session("sessions.delete", families=NEW_SESSION, reads=False),
+    # They live on a socket: test_runs.py asks for them there.
+    _session("sessions.subscribe", success=400, looks=False),
+    _rpc("sessions.unsubscribe", lambda v: {"subscription": "session-1"}, success=400),
+    _rpc("chat.send", lambda v: {"id": v["session"], "message": v["prompt"]}, families=NEW_SESSION, reads=False, upstream=True),
+    _session("chat.history"),
+    _session("chat.abort", families=NEW_SESSION, reads=False),
+    _rpc("runs.list", lambda v: {}, lambda v: {"limit": 200}),
+    _rpc("runs.get", lambda v: {"id": v["run"]}, families=RUN),
+    # It has ended, and its call waits for nobody.
+    _rpc("runs.cancel", lambda v: {"id": v["run"]}, families=RUN, reads=False, success=400),
+    _rpc("runs.approve", lambda v: {"id": v["run"], "call": v["call"]}, families=RUN, reads=False, success=400),
+    _rpc("runs.deny", lambda v: {"id": v["run"], "call": v["call"]}, families=RUN, reads=False, success=400),
     _rpc("ticket.issue", lambda v: {"origin": ORIGIN}),
     Fixture("GET", "/healthz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/healthz")}, {}),
     Fixture("GET", "/readyz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/readyz")}, {}),

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from canary import Scan, canary
+from conversations import KINDS, TALKERS, Talks
 from deployment import OPERATOR_ANTHROPIC_KEY, OPERATOR_OPENAI_KEY, Gateway, Simulator, Tenant, default_config, eventually
-from route_fixtures import ORIGIN
+from route_fixtures import ORIGIN, Fixture
 from samples import user
 from wire import Answer, Ask, Wire
 
@@ -64,6 +65,7 @@ class Side:
     length: int = 0
     # A secret that no other tenant has one of the name of.
     secret: str = ""
+    talks: Talks | None = None
 
     @property
     def id(self) -> str:
@@ -72,7 +74,7 @@ class Side:
 
 MARKS = (
     "prompt", "system", "streamed", "argument", "tool result", "tool description", "embedded", "other dialect", "person",
-    "refused", "asked model", "overlay", "task", "token name", "provider key", "matrix",
+    "refused", "asked model", "overlay", "task", "token name", "provider key", "matrix", "instructions", "conversation",
 )  # fmt: skip
 # The operator manages names; what is said and what is sealed is not for the operator's eyes.
 FOR_THE_OPERATOR = {"token name", "asked model"}
@@ -128,11 +130,18 @@ class World:
             log = side.tenant.audit()
             side.kept, side.length = {entry["seq"] for entry in log if entry.get("content")}, len(log)
         self._keep_at(self.frozen, min(self.a.kept))
+        for side in self.sides.values():
+            tokens = {role: side.tokens[role] for role in TALKERS}
+            side.talks = self._talks(tokens, side.marks["instructions"], side.marks["conversation"])
+        self.frozen_talks = self._talks({"admin": self.frozen.token}, canary(), canary())
         self.gw.json("tenants", "suspend", self.suspended.id)
         self.gw.json("tenants", "freeze", self.frozen.id)
         self.gw.json("tenants", "delete", self.deleted.id, "--confirm", self.deleted.id)
         self._scans()
         return self
+
+    def _talks(self, tokens: dict[str, str], instructions: str, said: str) -> Talks:
+        return Talks(self.gw, tokens, f"agent-{secrets.token_hex(8)}").plant(instructions, said)
 
     def _side(self, name: str) -> Side:
         side = Side(
@@ -267,6 +276,8 @@ class World:
             return self._entries(mine, theirs)
         if family == "secret":
             return self._secrets(credential, mine, theirs)
+        if family.removeprefix("fresh ") in KINDS:
+            return self._of_talks(family, credential, mine, theirs)
         pairs = {
             "chat model": [("model", mine.chat_model, theirs.chat_model), ("task", mine.task, theirs.task)],
             "embedding model": [
@@ -319,6 +330,44 @@ class World:
             Reference("absent", "name", unlike(theirs.secret)),
             *(Reference("absent", f"hostile {text[:12]}", text) for text in hostile),
         ]
+
+    def _of_talks(self, family: str, credential: Credential, mine: Side, theirs: Side) -> list[Reference]:
+        """`fresh`: who may use a session gets a new one each time."""
+        kind, role = family.removeprefix("fresh "), credential.role
+        talks = self.frozen_talks if credential.kind == "frozen" else mine.talks
+        own, foreign = talks.value(kind, role), theirs.talks.value(kind, role)
+        may = credential.kind == "right" and role in TALKERS
+        found = [
+            Reference("own", "id", (lambda: talks.fresh(role)) if may and family != kind else own),
+            Reference("foreign", "id", foreign),
+            Reference("absent", "id", unlike(foreign)),
+        ]
+        if not may or credential.headers != bearer(mine.tokens[role]):
+            return found
+        if kind != "agent" and role != "admin":
+            # Somebody else of the same tenant.
+            colleague = talks.value(kind, "admin")
+            found += [Reference("foreign", "colleague", colleague), Reference("absent", "colleague", unlike(colleague))]
+        hostile = ("..", own.upper(), own + "0", own[:-1], "ses_" + own[-32:] if kind == "run" else "run_" + own[-32:], "' OR '1'='1")
+        return found + [Reference("absent", f"hostile {text[:12]}", text) for text in hostile]
+
+    def call_in(self, run: str) -> str:
+        """The call of a tool that a run has; where it has none, or is none, a call that nobody has."""
+        talks = (*(side.talks for side in self.sides.values()), self.frozen_talks)
+        known = {talk.run: talk.call for each in talks for talk in each.by_role.values()}
+        return known.get(run, "call_" + "0" * 32)
+
+    def values(self, mine: Side, fixture: Fixture) -> dict[str, str]:
+        """Something for each object of a route: the tenant's own where the route only reads, and nothing that could be used up."""
+        model = mine.embedding_model if "embeddings" in fixture.path else mine.chat_model
+        talks = {kind: mine.talks.value(kind, "admin") if fixture.only_reads else "absent" for kind in KINDS}
+        said = {"prompt": f"{PROBE} {mine.marks['matrix']}", "secret": "absent", "call": "absent"}
+        return {"model": model, "seq": str(min(mine.kept)), **said, **talks}
+
+    def settle(self) -> None:
+        """Waits until no run of the two is under way."""
+        for side in self.sides.values():
+            side.talks.settle()
 
     def _spare_secret(self, side: Side) -> str:
         name = f"spare-{next(self._numbers)}"
