@@ -368,9 +368,9 @@ impl Waiting {
             };
             ends.not();
             if let Err(refusal) = told {
+                // The run has ended and is recorded: nothing is missing behind this. There is no mark of a whole answer.
                 let event = refusal.stream_event(llm::Dialect::OpenAi, trail.request_id());
                 let _gone = pieces.send(Ok(event)).await;
-                let _gone = pieces.send(Err(BodyError)).await;
             }
         });
         answer

@@ -8,8 +8,9 @@ use std::time::Duration;
 use base::{Role, TenantUid};
 use gateway::door;
 use gateway::refusal::Refusal;
+use kernel::workspace::FileError;
 use kernel::{Admission, Caller, Deed, KernelError, Purpose, ReadTx, StoreError, Tenant, Trail};
-use policy::{Cap, Decision, Outcome};
+use policy::{Act, Cap, Decision, Outcome};
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
@@ -310,7 +311,7 @@ impl Agents {
         let offered = standing.settings.tools.contains(&call.tool);
         let prepared = match tools::prepare(&call.tool, &call.arguments) {
             Ok(prepared) if offered => prepared,
-            Ok(_) => return ended(Done::failed("there is no such tool")).await,
+            Ok(_) => return ended(Done::failed(tools::NO_TOOL)).await,
             Err(why) => return ended(Done::failed(why)).await,
         };
         match call.state.as_str() {
@@ -358,7 +359,7 @@ impl Agents {
         for act in prepared.acts() {
             let decision = admission.decide(act);
             let Outcome::Allowed(obligations) = &decision.outcome else {
-                return refused(trail, admission, &decision).await;
+                return refused(trail, admission, &act, &decision).await;
             };
             rules.extend(decision.rules.split(' ').map(str::to_owned));
             let lower = |known: Option<u64>, new: Option<u64>| known.into_iter().chain(new).min();
@@ -457,13 +458,16 @@ enum Judged {
 async fn refused(
     trail: &Trail,
     admission: &Admission,
+    act: &Act<'_>,
     decision: &Decision,
 ) -> Result<Judged, Failed> {
     let refusal = gateway::policy::refusal(admission, decision).unwrap_or(Refusal::Internal);
     let recorded = door::denied(trail, admission, "invoke_tool", &refusal).await;
     recorded.map_err(|_| failed("unavailable"))?;
-    Ok(Judged::Not(match &decision.outcome {
-        Outcome::Absent => "there is no such tool, or no such file".to_owned(),
+    Ok(Judged::Not(match (&decision.outcome, act) {
+        // The same words as for what is not there.
+        (Outcome::Absent, Act::InvokeTool { .. }) => tools::NO_TOOL.to_owned(),
+        (Outcome::Absent, _) => FileError::NotFound.to_string(),
         _ => format!("A rule forbids this call: {}", decision.rules),
     }))
 }

@@ -66,6 +66,7 @@ impl AgentSettings {
         self.max_cost_usd
             .as_deref()
             .and_then(|text| base::Money::parse_usd(text).ok())
+            .filter(|max| *max >= base::Money::default())
     }
 
     /// Whether each part is what it must be.

@@ -248,7 +248,7 @@ pub(crate) struct Prepared {
 /// # Errors
 /// What is wrong with it, for the model.
 pub(crate) fn prepare(name: &str, arguments: &str) -> Result<Prepared, String> {
-    let tool = find(name).ok_or_else(|| "there is no such tool".to_owned())?;
+    let tool = find(name).ok_or_else(|| NO_TOOL.to_owned())?;
     let arguments = Arguments::read(tool.params, arguments)?;
     Ok(Prepared { tool, arguments })
 }
@@ -305,6 +305,9 @@ pub(crate) struct Bench<'a> {
     pub(crate) sandbox: &'a Sandbox,
 }
 
+/// What is said of a tool that is not there, and of one that is not the agent's or that a rule hides.
+pub(crate) const NO_TOOL: &str = "there is no such tool";
+
 /// Whether a call needs the sandbox.
 pub(crate) fn runs_code(prepared: &Prepared) -> bool {
     matches!(prepared.tool.kind, Kind::Shell | Kind::Python)
@@ -331,7 +334,9 @@ pub(crate) async fn carry_out(
         (Kind::Shell | Kind::Python, None) => Done::failed("code is not executed here"),
         (kind, _) => files::touch(admission, kind, &prepared.arguments, caps).await,
     };
-    let max = caps.bytes.map_or(RESULT_BYTES_MAX, |bytes| {
+    // Of a write the cap bounds what is written, not what is said of it.
+    let of_result = caps.bytes.filter(|_| prepared.tool.kind != Kind::Write);
+    let max = of_result.map_or(RESULT_BYTES_MAX, |bytes| {
         usize::try_from(bytes)
             .unwrap_or(usize::MAX)
             .min(RESULT_BYTES_MAX)
