@@ -267,7 +267,7 @@ def test_a_cancelled_run_is_dead_at_once_and_says_nothing_more(boss, session, wo
     eventually(lambda: not alive(mark), 5, "the end of the program")
     assert boss.no("runs.cancel", id=run) == "run_ended"
     assert len(boss.history(session)) == said and len(sim.requests()) == before
-    assert not (work / f"late-{how}").exists() and boss.run(run)["calls"][0]["state"] == "begun"
+    assert not (work / f"late-{how}").exists() and boss.run(run)["calls"][0]["state"] == "ended"
     answered = boss.ask(session, "Are you there?")
     assert answered["steps"] == 1 and boss.said(session, "assistant", run) == [None]
     question = json.loads(max(sim.requests(), key=lambda record: record["seq"])["body"])["messages"]
