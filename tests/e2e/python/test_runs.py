@@ -247,6 +247,12 @@ def test_a_run_ends_at_its_time(boss):
     assert (run["state"], run["why"], run["steps"]) == ("failed", "time_exceeded", 1)
 
 
+def test_a_program_does_not_outlive_the_time_of_its_run(boss, work):
+    boss.agent("brief", "exec", max_seconds=1)
+    run = boss.ends(boss.send(boss.session("brief"), shell("sleep 6; touch outlived")))
+    assert run["state"] == "failed" and not (work / "outlived").exists()
+
+
 def test_a_model_that_does_not_answer_fails_the_run_by_name(boss):
     boss.agent("lost", model="no-such-model")
     session = boss.session("lost")

@@ -287,6 +287,8 @@ class World:
             ],
             "listed model": [("model", mine.chat_model, theirs.chat_model), ("task", None, theirs.task)],
         }
+        if family == "chat model":
+            pairs[family].append(("agent", None, f"agent/{theirs.talks.agent}"))
         found = []
         for variant, own, foreign in pairs[family]:
             found += [Reference("own", variant, own)] if own else []
