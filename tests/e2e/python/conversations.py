@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 
 from agent_client import Person, script, tool
 from deployment import Gateway, eventually
 
 TALKERS = ("admin", "member", "app")
-KINDS = ("agent", "session", "run")
+KINDS = ("agent", "session", "run", "file")
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class Talk:
 
 @dataclass
 class Talks:
-    """The agent of a tenant, and a conversation for each role that may have one."""
+    """The agent of a tenant, a file of its workspace, and a conversation for each role that may have one."""
 
     gw: Gateway
     tokens: dict[str, str]
     agent: str
+    file: str
     by_role: dict[str, Talk] = field(default_factory=dict)
 
-    def plant(self, instructions: str, said: str) -> Talks:
+    def plant(self, instructions: str, said: str, written: str) -> Talks:
         admin = Person(self.gw, self.tokens["admin"])
+        admin.ok("files.write", path=self.file, text=written)
         admin.agent(self.agent, "file_list", instructions=f"You work for {instructions}.")
         for role, token in self.tokens.items():
             person = Person(self.gw, token)
@@ -40,14 +43,19 @@ class Talks:
             self.by_role[role] = Talk(session, run["id"], run["calls"][0]["id"])
         return self
 
-    def fresh(self, role: str) -> str:
-        """A session in which nothing was said."""
-        return Person(self.gw, self.tokens[role]).session(self.agent)
+    def fresh(self, kind: str, role: str) -> str:
+        """A session in which nothing was said, or a file that nobody needs."""
+        person = Person(self.gw, self.tokens[role])
+        if kind == "session":
+            return person.session(self.agent)
+        path = f"spare-{secrets.token_hex(8)}"
+        person.ok("files.write", path=path, text="")
+        return path
 
     def value(self, kind: str, role: str | None) -> str:
         """What a role has of that kind; who has none is refused before it matters."""
         talk = self.by_role.get(role or "admin", self.by_role["admin"])
-        return {"agent": self.agent, "session": talk.session, "run": talk.run}[kind]
+        return {"agent": self.agent, "session": talk.session, "run": talk.run, "file": self.file}[kind]
 
     @property
     def ids(self) -> set[str]:

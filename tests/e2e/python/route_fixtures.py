@@ -47,6 +47,11 @@ class Fixture:
     def only_reads(self) -> bool:
         return self.method == "GET" if self.reads is None else self.reads
 
+    @property
+    def uses_up(self) -> bool:
+        """Whether a right call may leave less behind than there was."""
+        return not self.only_reads and bool({"secret", "session", "run", "file"} & set(self.families))
+
     def verdict(self, answer: Answer) -> int:
         """The status of an answer. A method of JSON-RPC says its own in the body: here it is the one that a route would have."""
         if self.method != RPC or answer.status != 200:
@@ -114,6 +119,7 @@ def _session(method: str, **options) -> Fixture:
     return _rpc(method, lambda v: {"id": v["session"]}, **options)
 
 
+NEW_FILE, FILE = {"file": "fresh file"}, {"file": "file"}
 NEW_SESSION = {"session": "fresh session"}
 RUN = {"run": "run"}
 TOOL = {"type": "object", "properties": {"x": {"type": "string"}}}
@@ -211,6 +217,11 @@ FIXTURES = [
     _rpc("runs.cancel", lambda v: {"id": v["run"]}, families=RUN, reads=False, success=400),
     _rpc("runs.approve", lambda v: {"id": v["run"], "call": v["call"]}, families=RUN, reads=False, success=400),
     _rpc("runs.deny", lambda v: {"id": v["run"], "call": v["call"]}, families=RUN, reads=False, success=400),
+    _rpc("files.list", lambda v: {}, lambda v: {"depth": 3}, reads=False),
+    # A path that leaves the workspace is wrong in itself.
+    _rpc("files.read", lambda v: {"path": v["file"]}, families=FILE, of_no_name={"file": 400}, reads=False),
+    _rpc("files.write", lambda v: {"path": "matrix.txt", "text": "x"}, reads=False),
+    _rpc("files.delete", lambda v: {"path": v["file"]}, families=NEW_FILE, of_no_name={"file": 400}, reads=False),
     _rpc("ticket.issue", lambda v: {"origin": ORIGIN}),
     Fixture("GET", "/healthz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/healthz")}, {}),
     Fixture("GET", "/readyz", (PUBLIC, ADMIN), {"plain": lambda v: Ask("GET", "/readyz")}, {}),

@@ -162,6 +162,15 @@ def test_an_agent_that_is_not_there_looks_like_a_model_that_is_not_there(gw, glo
         assert len(answers) == 1 and "model_not_found" in answers.pop()
 
 
+@pytest.mark.parametrize("role", ["readonly", "auditor"])
+def test_a_role_that_may_not_call_models_begins_no_run(gw, acme, boss, role):
+    who = person(gw, acme, f"a-{role}", role)
+    for model in ("sim-fast", "agent/analyst", "agent/nobodyhas"):
+        answer = raw(who, {"model": model, "messages": user("Hi")})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), model
+    assert f"a-{role}" not in json.dumps([boss.ok("sessions.list"), boss.ok("runs.list")])
+
+
 def test_other_operations_know_no_agents(boss):
     for path, body in [("/v1/messages", {"max_tokens": 9, "messages": user("Hi")}), ("/v1/embeddings", {"input": "Hi"})]:
         own, absent = (raw(boss, {"model": name, **body}, path) for name in ("agent/analyst", "agent/nobodyhas"))

@@ -346,8 +346,7 @@ def test_the_name_of_a_tenant_elsewhere_in_a_request_changes_nothing(run):
             assert one.bare({"name": foreign}) == other.bare({"name": absent}), place
         if place[2] not in ("query", "body", "params"):
             # What is asked for here is absent in any case.
-            absent_here = not fixture.only_reads and {"secret", "session", "run"} & set(fixture.families)
-            assert status == (404 if absent_here else fixture.success), place
+            assert status == (404 if fixture.uses_up else fixture.success), place
 
 
 def test_a_page_that_begins_at_a_foreign_model_is_that_of_an_absent_one(run):
@@ -433,7 +432,7 @@ def test_the_canaries_stand_where_they_could_be_seen(run):
         for viewer, _, _, answer in run.exchanges():
             if viewer == side.id:
                 seen |= {name.removesuffix(f" of {side.id}") for name in scan.names(answer.whole)}
-        assert {"matrix", "overlay", "task", "token name", "asked model", "instructions", "conversation"} <= seen, seen
+        assert {"matrix", "overlay", "task", "token name", "asked model", "instructions", "conversation", "file"} <= seen, seen
         upstream = {name.removesuffix(f" of {side.id}") for record in run.upstream for name in scan.names(json.dumps(record).encode())}
         said = {"prompt", "system", "streamed", "argument", "tool result", "tool description", "embedded", "other dialect", "refused",
                 "instructions", "conversation"}  # fmt: skip
@@ -535,7 +534,7 @@ def test_the_log_keeps_each_tenant_to_its_own_lines(run):
     assert all(len(pages[tenant]) > 10 for tenant in (*world.sides, None))
 
 
-def test_no_file_holds_a_canary_but_the_tenants_own_overlay(run):
+def test_no_file_holds_a_canary_but_the_tenants_own_overlay_and_workspace(run):
     world, found, read = run.world, set(), 0
     for path in world.gw.data.rglob("*"):
         if not path.is_file() or path.is_symlink():
@@ -553,6 +552,7 @@ def test_no_file_holds_a_canary_but_the_tenants_own_overlay(run):
             found |= {(where, name) for name in scan.names(content)}
         found |= {(where, name) for name in world.forbidden_to_all.names(content) if path.name != "anthropic.key"}
     own = {(f"tenants/{tenant}/config.yaml", f"{kind} of {tenant}") for tenant in world.sides for kind in ("overlay", "task")}
+    own |= {(f"tenants/{tenant}/sandbox/work/{side.talks.file}", f"file of {tenant}") for tenant, side in world.sides.items()}
     names_in_the_log = {("gateway.log", f"{kind} of {tenant}") for tenant in world.sides for kind in ("token name", "asked model")}
     assert own <= found and found - own - names_in_the_log == set()
     assert read > 10

@@ -247,6 +247,12 @@ def test_a_run_ends_at_its_time(boss):
     assert (run["state"], run["why"], run["steps"]) == ("failed", "time_exceeded", 1)
 
 
+def test_a_program_does_not_outlive_the_time_of_its_run(boss, work):
+    boss.agent("brief", "exec", max_seconds=1)
+    run = boss.ends(boss.send(boss.session("brief"), shell("sleep 6; touch outlived")))
+    assert run["state"] == "failed" and not (work / "outlived").exists()
+
+
 def test_a_model_that_does_not_answer_fails_the_run_by_name(boss):
     boss.agent("lost", model="no-such-model")
     session = boss.session("lost")
@@ -267,7 +273,7 @@ def test_a_cancelled_run_is_dead_at_once_and_says_nothing_more(boss, session, wo
     eventually(lambda: not alive(mark), 5, "the end of the program")
     assert boss.no("runs.cancel", id=run) == "run_ended"
     assert len(boss.history(session)) == said and len(sim.requests()) == before
-    assert not (work / f"late-{how}").exists() and boss.run(run)["calls"][0]["state"] == "begun"
+    assert not (work / f"late-{how}").exists() and boss.run(run)["calls"][0]["state"] == "ended"
     answered = boss.ask(session, "Are you there?")
     assert answered["steps"] == 1 and boss.said(session, "assistant", run) == [None]
     question = json.loads(max(sim.requests(), key=lambda record: record["seq"])["body"])["messages"]

@@ -41,11 +41,6 @@ class Work:
     def crash(self) -> None:
         self.gw.kill()
         self.gw.start()
-        self.wake()
-
-    def wake(self) -> None:
-        """A message of somebody else, after which whatever waits for its turn has one."""
-        self.boss.ask(self.boss.session(), "Good morning")
 
     def answered_once(self, session: str, run: str) -> None:
         """It has finished, with one reply, which is its last word."""
@@ -137,7 +132,6 @@ def test_a_run_whose_credential_ended_meanwhile_does_not_go_on(work, sim):
     gw.kill()
     gw.json("tenants", "token", "revoke", work.tenant.id, name)
     gw.start()
-    work.wake()
     ended = work.boss.comes_to(run, "failed")
     assert ended["why"] == "credential_ended" and (work.lines(mark), work.lines(next_mark)) == (1, 0)
     assert len([record for record in sim.requests() if order in (record["body"] or "")]) == 1

@@ -75,6 +75,7 @@ class Side:
 MARKS = (
     "prompt", "system", "streamed", "argument", "tool result", "tool description", "embedded", "other dialect", "person",
     "refused", "asked model", "overlay", "task", "token name", "provider key", "matrix", "instructions", "conversation",
+    "file",
 )  # fmt: skip
 # The operator manages names; what is said and what is sealed is not for the operator's eyes.
 FOR_THE_OPERATOR = {"token name", "asked model"}
@@ -132,16 +133,16 @@ class World:
         self._keep_at(self.frozen, min(self.a.kept))
         for side in self.sides.values():
             tokens = {role: side.tokens[role] for role in TALKERS}
-            side.talks = self._talks(tokens, side.marks["instructions"], side.marks["conversation"])
-        self.frozen_talks = self._talks({"admin": self.frozen.token}, canary(), canary())
+            side.talks = self._talks(tokens, *(side.marks[kind] for kind in ("instructions", "conversation", "file")))
+        self.frozen_talks = self._talks({"admin": self.frozen.token}, canary(), canary(), canary())
         self.gw.json("tenants", "suspend", self.suspended.id)
         self.gw.json("tenants", "freeze", self.frozen.id)
         self.gw.json("tenants", "delete", self.deleted.id, "--confirm", self.deleted.id)
         self._scans()
         return self
 
-    def _talks(self, tokens: dict[str, str], instructions: str, said: str) -> Talks:
-        return Talks(self.gw, tokens, f"agent-{secrets.token_hex(8)}").plant(instructions, said)
+    def _talks(self, tokens: dict[str, str], *marks: str) -> Talks:
+        return Talks(self.gw, tokens, f"agent-{secrets.token_hex(8)}", f"file-{secrets.token_hex(8)}").plant(*marks)
 
     def _side(self, name: str) -> Side:
         side = Side(
@@ -286,6 +287,8 @@ class World:
             ],
             "listed model": [("model", mine.chat_model, theirs.chat_model), ("task", None, theirs.task)],
         }
+        if family == "chat model":
+            pairs[family].append(("agent", None, f"agent/{theirs.talks.agent}"))
         found = []
         for variant, own, foreign in pairs[family]:
             found += [Reference("own", variant, own)] if own else []
@@ -338,16 +341,22 @@ class World:
         own, foreign = talks.value(kind, role), theirs.talks.value(kind, role)
         may = credential.kind == "right" and role in TALKERS
         found = [
-            Reference("own", "id", (lambda: talks.fresh(role)) if may and family != kind else own),
+            Reference("own", "id", (lambda: talks.fresh(kind, role)) if may and family != kind else own),
             Reference("foreign", "id", foreign),
             Reference("absent", "id", unlike(foreign)),
         ]
+        # Somebody else of the same tenant; who has none has nothing else.
+        colleague = talks.value(kind, "admin")
+        others = [Reference("foreign", "colleague", colleague), Reference("absent", "colleague", unlike(colleague))]
+        if credential.kind == "right" and not may and kind in ("session", "run"):
+            return found[1:] + others
         if not may or credential.headers != bearer(mine.tokens[role]):
             return found
-        if kind != "agent" and role != "admin":
-            # Somebody else of the same tenant.
-            colleague = talks.value(kind, "admin")
-            found += [Reference("foreign", "colleague", colleague), Reference("absent", "colleague", unlike(colleague))]
+        if kind in ("session", "run") and role != "admin":
+            found += others
+        if kind == "file":
+            hostile = ("..", f"../work/{own}", f"/etc/{foreign}", f"a//{own}", own + "/", "x" * 256)
+            return found + [Reference("absent", f"hostile {text[:12]}", text) for text in hostile]
         hostile = ("..", own.upper(), own + "0", own[:-1], "ses_" + own[-32:] if kind == "run" else "run_" + own[-32:], "' OR '1'='1")
         return found + [Reference("absent", f"hostile {text[:12]}", text) for text in hostile]
 
@@ -360,7 +369,7 @@ class World:
     def values(self, mine: Side, fixture: Fixture) -> dict[str, str]:
         """Something for each object of a route: the tenant's own where the route only reads, and nothing that could be used up."""
         model = mine.embedding_model if "embeddings" in fixture.path else mine.chat_model
-        talks = {kind: mine.talks.value(kind, "admin") if fixture.only_reads else "absent" for kind in KINDS}
+        talks = {kind: "absent" if fixture.uses_up else mine.talks.value(kind, "admin") for kind in KINDS}
         said = {"prompt": f"{PROBE} {mine.marks['matrix']}", "secret": "absent", "call": "absent"}
         return {"model": model, "seq": str(min(mine.kept)), **said, **talks}
 
