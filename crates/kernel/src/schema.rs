@@ -340,6 +340,8 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX summary_in_order ON summary(session, number);
         -- The trace that a row belongs to; of a run, its number.
         ALTER TABLE ledger ADD COLUMN trace TEXT;
+        -- How many conversations went with a key, until the log says so.
+        ALTER TABLE person_key ADD COLUMN conversations INTEGER NOT NULL DEFAULT 0;
     "],
 };
 
