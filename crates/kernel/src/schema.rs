@@ -259,9 +259,10 @@ pub(crate) static TENANT: Schema = Schema {
             set_ms INTEGER NOT NULL,
             UNIQUE (name, version)
         ) STRICT;
-        -- Conversations. `begins` is the first run that is shown after a reset.
+        -- Conversations. `begins` is the first run that is shown after a reset. Here and below no number comes again: what is kept
+        -- elsewhere by a number is never another row's.
         CREATE TABLE session (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             id TEXT NOT NULL UNIQUE,
             owner TEXT NOT NULL,
             agent TEXT NOT NULL,
@@ -275,7 +276,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX session_by_owner ON session(owner, used_ms);
         -- Append-only; a run's messages follow those of the runs before it.
         CREATE TABLE message (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             session INTEGER NOT NULL,
             run INTEGER NOT NULL,
             body TEXT NOT NULL,
@@ -288,7 +289,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX message_in_order ON message(session, run, number);
         -- `caller` is what the credential is verified anew by at each step; it opens nothing without the registry.
         CREATE TABLE run (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             id TEXT NOT NULL UNIQUE,
             session INTEGER NOT NULL,
             agent_version INTEGER NOT NULL,
@@ -306,7 +307,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX run_open ON run(state) WHERE ended_ms IS NULL;
         -- Calls of tools: an effect happens between `begun` and `ended`, once.
         CREATE TABLE tool_call (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             run INTEGER NOT NULL,
             step INTEGER NOT NULL,
             id TEXT NOT NULL UNIQUE,
@@ -323,7 +324,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX tool_call_in_order ON tool_call(run, number);
         -- What somebody who watches a session is told, in order.
         CREATE TABLE session_event (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             session INTEGER NOT NULL,
             body TEXT NOT NULL,
             created_ms INTEGER NOT NULL
@@ -331,7 +332,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX session_event_in_order ON session_event(session, number);
         -- What stands in a prompt for all runs up to `upto`; the messages stay.
         CREATE TABLE summary (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             session INTEGER NOT NULL,
             upto INTEGER NOT NULL,
             body TEXT NOT NULL,
