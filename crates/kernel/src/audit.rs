@@ -5,6 +5,7 @@
 
 pub(crate) mod attempt;
 pub mod content;
+mod conversations;
 pub mod level;
 pub mod notes;
 pub mod person;

@@ -145,6 +145,8 @@ pub(crate) struct TokenRow {
     pub(crate) hash: [u8; 32],
     pub(crate) uid: TenantUid,
     pub(crate) name: TokenName,
+    /// Stays through rotations.
+    pub(crate) serial: i64,
     pub(crate) role: Role,
     pub(crate) person: Option<PersonName>,
     pub(crate) created: Timestamp,
@@ -160,6 +162,7 @@ impl TokenRow {
             resident: Arc::clone(resident),
             hash: self.hash,
             name: self.name,
+            serial: self.serial,
             role: self.role,
             person: self.person,
             created: self.created,
@@ -209,7 +212,7 @@ pub(crate) fn tenants(tx: &ReadTx<'_>) -> Result<Vec<TenantRow>, StoreError> {
 }
 
 pub(crate) fn tokens(tx: &ReadTx<'_>) -> Result<Vec<TokenRow>, StoreError> {
-    let sql = "SELECT hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day, person FROM tokens";
+    let sql = "SELECT hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day, person, serial FROM tokens";
     tx.query(sql, params![], ROWS_MAX, |row| {
         let name: String = row.get(2)?;
         let role: String = row.get(3)?;
@@ -219,6 +222,7 @@ pub(crate) fn tokens(tx: &ReadTx<'_>) -> Result<Vec<TokenRow>, StoreError> {
             hash: row.get(0)?,
             uid: TenantUid::from_bytes(row.get(1)?),
             name: name.parse().map_err(|_| StoreError::Damaged)?,
+            serial: row.get(9)?,
             role: role.parse().map_err(|_| StoreError::Damaged)?,
             person: person.map_err(|_| StoreError::Damaged)?,
             created: Timestamp::from_unix_ms(row.get(4)?),
@@ -333,8 +337,8 @@ pub(crate) fn remove_tenant(tx: &mut WriteTx<'_>, uid: TenantUid) -> Result<(), 
 
 pub(crate) fn insert_token(tx: &mut WriteTx<'_>, row: &TokenRow) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO tokens (hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day, person)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO tokens (hash, uid, name, role, created_ms, expires_ms, revoked_ms, last_used_day, person, serial)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             row.hash,
             row.uid.as_bytes(),
@@ -344,7 +348,8 @@ pub(crate) fn insert_token(tx: &mut WriteTx<'_>, row: &TokenRow) -> Result<(), S
             row.expires,
             row.revoked,
             row.last_used,
-            row.person.as_ref().map(PersonName::as_str)
+            row.person.as_ref().map(PersonName::as_str),
+            row.serial
         ],
     )
     .map(|_| ())

@@ -9,6 +9,7 @@
 //! because of that entry alone. The old log's checkpoints hold where the hashes of what is lost were not lost with it.
 
 pub(crate) mod log;
+mod numbers;
 pub(crate) mod ranges;
 mod rebuild;
 pub(crate) mod salvage;

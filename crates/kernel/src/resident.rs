@@ -296,6 +296,8 @@ pub(crate) struct TokenEntry {
     pub(crate) resident: Arc<Resident>,
     pub(crate) hash: [u8; 32],
     pub(crate) name: TokenName,
+    /// What it shares with the tokens that it was rotated from, and with no other.
+    pub(crate) serial: i64,
     pub(crate) role: Role,
     /// Whom it stands for.
     pub(crate) person: Option<PersonName>,
@@ -333,6 +335,7 @@ impl TokenEntry {
             resident: Arc::clone(resident),
             hash: self.hash,
             name: self.name.clone(),
+            serial: self.serial,
             role: self.role,
             person: self.person.clone(),
             created: self.created,

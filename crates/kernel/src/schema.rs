@@ -87,6 +87,10 @@ pub(crate) static REGISTRY: Schema = Schema {
         -- The number of the user that a tenant's programs run as, once it ran one.
         ALTER TABLE tenants ADD COLUMN os_number INTEGER;
         CREATE UNIQUE INDEX tenants_by_os_number ON tenants(os_number);
+        -- What a token shares with those that it was rotated from, and with no other of its tenant. Of rows from before: each name has one.
+        ALTER TABLE tokens ADD COLUMN serial INTEGER NOT NULL DEFAULT 0;
+        UPDATE tokens SET serial = (SELECT MIN(first.rowid) FROM tokens AS first
+            WHERE first.uid = tokens.uid AND first.name = tokens.name);
     ",
     ],
 };
@@ -259,9 +263,10 @@ pub(crate) static TENANT: Schema = Schema {
             set_ms INTEGER NOT NULL,
             UNIQUE (name, version)
         ) STRICT;
-        -- Conversations. `begins` is the first run that is shown after a reset.
+        -- Conversations. `begins` is the first run that is shown after a reset. Here and below no number comes again: what is kept
+        -- elsewhere by a number is never another row's.
         CREATE TABLE session (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             id TEXT NOT NULL UNIQUE,
             owner TEXT NOT NULL,
             agent TEXT NOT NULL,
@@ -275,7 +280,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX session_by_owner ON session(owner, used_ms);
         -- Append-only; a run's messages follow those of the runs before it.
         CREATE TABLE message (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             session INTEGER NOT NULL,
             run INTEGER NOT NULL,
             body TEXT NOT NULL,
@@ -288,7 +293,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX message_in_order ON message(session, run, number);
         -- `caller` is what the credential is verified anew by at each step; it opens nothing without the registry.
         CREATE TABLE run (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             id TEXT NOT NULL UNIQUE,
             session INTEGER NOT NULL,
             agent_version INTEGER NOT NULL,
@@ -306,7 +311,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX run_open ON run(state) WHERE ended_ms IS NULL;
         -- Calls of tools: an effect happens between `begun` and `ended`, once.
         CREATE TABLE tool_call (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             run INTEGER NOT NULL,
             step INTEGER NOT NULL,
             id TEXT NOT NULL UNIQUE,
@@ -323,7 +328,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX tool_call_in_order ON tool_call(run, number);
         -- What somebody who watches a session is told, in order.
         CREATE TABLE session_event (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             session INTEGER NOT NULL,
             body TEXT NOT NULL,
             created_ms INTEGER NOT NULL
@@ -331,7 +336,7 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX session_event_in_order ON session_event(session, number);
         -- What stands in a prompt for all runs up to `upto`; the messages stay.
         CREATE TABLE summary (
-            number INTEGER PRIMARY KEY,
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
             session INTEGER NOT NULL,
             upto INTEGER NOT NULL,
             body TEXT NOT NULL,
@@ -340,6 +345,8 @@ pub(crate) static TENANT: Schema = Schema {
         CREATE INDEX summary_in_order ON summary(session, number);
         -- The trace that a row belongs to; of a run, its number.
         ALTER TABLE ledger ADD COLUMN trace TEXT;
+        -- How many conversations went with a key, until the log says so.
+        ALTER TABLE person_key ADD COLUMN conversations INTEGER NOT NULL DEFAULT 0;
     "],
 };
 
@@ -366,31 +373,67 @@ mod tests {
         input, cache_read, output, hold_pico, charged_pico, ratecard_version, usage_source, outcome, started_ms, finished_ms)
         VALUES (?1, 'r', ?2, ?3, ?4, 'm', 'p', 'pm', ?5, 1, 2, 100, ?6, 'v', 'provider', 'finished', ?7, ?7)";
 
-    #[tokio::test]
-    async fn what_was_used_before_parties_were_counted_counts_for_them() {
-        let home = tempfile::tempdir().unwrap();
-        let engine = Engine::start(EngineConfig {
+    /// The registry before tokens had a serial.
+    static NO_SERIAL: Schema = Schema {
+        name: REGISTRY.name,
+        migrations: REGISTRY.migrations.split_at(5).0,
+    };
+
+    fn engine() -> Engine {
+        Engine::start(EngineConfig {
             writers: 1,
             readers: 1,
             open_max: 2,
             idle_max: base::limits::DATABASE_IDLE_MAX,
         })
-        .unwrap();
-        let key = Arc::new(Key::from_bytes([7; 32]));
-        let place = |schema: &'static Schema| {
-            let dir = Dir::open_ambient_dir(home.path(), ambient_authority()).unwrap();
-            let handle = crate::root::syncable(&dir, home.path()).unwrap();
-            let uid = TenantUid::from_bytes([1; 16]);
-            let path = home.path().to_owned();
-            Arc::new(Place::new(
-                handle,
-                path,
-                "tenant.db",
-                Arc::clone(&key),
-                uid,
-                schema,
-            ))
-        };
+        .unwrap()
+    }
+
+    fn place(home: &std::path::Path, schema: &'static Schema) -> Arc<Place> {
+        let dir = Dir::open_ambient_dir(home, ambient_authority()).unwrap();
+        let handle = crate::root::syncable(&dir, home).unwrap();
+        let (key, uid) = (
+            Arc::new(Key::from_bytes([7; 32])),
+            TenantUid::from_bytes([1; 16]),
+        );
+        let place = Place::new(handle, home.to_owned(), "tenant.db", key, uid, schema);
+        Arc::new(place)
+    }
+
+    #[tokio::test]
+    async fn tokens_of_before_have_one_serial_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = engine();
+        let before = place(home.path(), &NO_SERIAL);
+        let laid = engine.write(&before, |tx| {
+            for tenant in [1_u8, 2] {
+                let sql = "INSERT INTO tenants (uid, id, status, tier, limits, created_ms, audit_key)
+                    VALUES (?1, ?2, 'active', 't', '', 0, x'')";
+                tx.execute(sql, params![[tenant; 16], tenant.to_string()])?;
+                for (at, name) in [(1_u8, "ci"), (2, "web"), (3, "ci")] {
+                    let sql = "INSERT INTO tokens (hash, uid, name, role, created_ms) VALUES (?1, ?2, ?3, 'app', ?4)";
+                    tx.execute(sql, params![[tenant, at], [tenant; 16], name, at])?;
+                }
+            }
+            Ok(())
+        });
+        laid.await.unwrap();
+        engine.close(&before).await.unwrap();
+        let now = place(home.path(), &REGISTRY);
+        engine.write(&now, |_tx| Ok(())).await.unwrap();
+        let sql = "SELECT serial FROM tokens ORDER BY hash";
+        let read = engine.read(&now, move |tx| {
+            tx.query(sql, params![], 10, |row| Ok(row.get::<_, i64>(0)?))
+        });
+        let serials = read.await.unwrap();
+        assert_eq!(serials, [1, 2, 1, 4, 5, 4]);
+    }
+
+    #[tokio::test]
+    async fn what_was_used_before_parties_were_counted_counts_for_them() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = engine();
+        let place = |schema| place(home.path(), schema);
         let first = place(&FIRST);
         let day = 86_400_000_i64;
         engine

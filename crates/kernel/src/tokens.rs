@@ -242,11 +242,23 @@ impl Kernel {
         resident: &Arc<Resident>,
         new: NewToken,
     ) -> Result<IssuedToken, KernelError> {
+        // Drawn, not counted: it comes no second time, whatever rows are gone.
+        let serial = i64::from_le_bytes(vault::random::<8>());
+        self.add_token_of(resident, new, serial).await
+    }
+
+    async fn add_token_of(
+        &self,
+        resident: &Arc<Resident>,
+        new: NewToken,
+        serial: i64,
+    ) -> Result<IssuedToken, KernelError> {
         let (text, hash) = Token::generate(&resident.id);
         let row = TokenRow {
             hash,
             uid: resident.uid,
             name: new.name.clone(),
+            serial,
             role: new.role,
             person: new.person.clone(),
             created: self.now(),
@@ -294,7 +306,7 @@ impl Kernel {
             person: newest.person.clone(),
             expires,
         };
-        let issued = self.add_token(resident, fresh).await?;
+        let issued = self.add_token_of(resident, fresh, newest.serial).await?;
         self.end_tokens(&named, self.now().plus(grace)).await?;
         Ok(issued)
     }
@@ -404,5 +416,50 @@ impl Kernel {
             ..Entry::default()
         })?;
         self.durable(seq).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Caller;
+    use crate::fixture::{acme, app_token, begun, open};
+
+    async fn id_of(kernel: &Kernel, issued: &IssuedToken) -> String {
+        let caller = Caller::from_token(issued.text.expose_str().unwrap());
+        kernel.admit(caller).await.ok().unwrap().credential_id()
+    }
+
+    #[tokio::test]
+    async fn a_credential_is_the_same_through_rotations_and_another_when_issued_anew() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("data");
+        let (kernel, operator) = begun(&path).await;
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        let issue = |name| kernel.issue_token(&operator, &tenant, app_token(name));
+        let (ci, web) = (issue("ci").await.unwrap(), issue("web").await.unwrap());
+        let first = id_of(&kernel, &ci).await;
+        assert_ne!(first, id_of(&kernel, &web).await);
+        let name = &ci.name;
+        let grace = Some(Duration::from_secs(60));
+        let rotated = kernel.rotate_token(&operator, &tenant, name, grace).await;
+        let rotated = rotated.unwrap();
+        for token in [&ci, &rotated] {
+            assert_eq!(id_of(&kernel, token).await, first);
+        }
+        let all = kernel.rotate_all_tokens(&operator, &tenant, None).await;
+        let all = all.unwrap();
+        let last = all.iter().find(|token| token.name == *name).unwrap();
+        assert_eq!(id_of(&kernel, last).await, first);
+        kernel.revoke_token(&operator, &tenant, name).await.unwrap();
+        let anew = issue("ci").await.unwrap();
+        let second = id_of(&kernel, &anew).await;
+        assert_ne!(second, first);
+        drop((kernel, operator, tenant));
+        let (kernel, operator) = open(&path).await;
+        assert_eq!(id_of(&kernel, &anew).await, second);
+        let tenant = kernel.tenant(&operator, &acme()).unwrap();
+        let rotated = kernel.rotate_token(&operator, &tenant, name, None).await;
+        assert_eq!(id_of(&kernel, &rotated.unwrap()).await, second);
     }
 }

@@ -1,5 +1,7 @@
 //! What is kept of calls: written, read, altered, forgotten, dropped.
 
+mod conversations;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -254,7 +256,7 @@ async fn what_is_forgotten_is_read_by_nobody_and_the_log_verifies() {
             .filter(|row| row.entry.contains("person.erase"))
             .collect();
         assert_eq!(erasures.len(), 1);
-        let named = r#""detail":{"kind":"token","name":"ci"}"#;
+        let named = r#""detail":{"conversations":"0","kind":"token","name":"ci"}"#;
         assert!(erasures[0].entry.contains(named));
     }
 }

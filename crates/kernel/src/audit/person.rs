@@ -10,6 +10,7 @@ use store::{ReadTx, StoreError, WriteTx};
 use tokio::sync::oneshot;
 use vault::{Aad, Key, TenantKeys, VaultError};
 
+use super::conversations;
 use crate::error::KernelError;
 use crate::open::Kernel;
 use crate::quota::PartyKind;
@@ -20,7 +21,7 @@ use crate::tenant::admit::Admission;
 
 /// Keys of one tenant that stay in memory; past it they are read again.
 const KNOWN_MAX: usize = 1_024;
-/// Keys of one name that are destroyed and not yet told of.
+/// Erasures that are not yet told of.
 const UNTOLD_MAX: usize = 10_000;
 
 /// A person's key in force.
@@ -180,11 +181,12 @@ impl Kernel {
         }
     }
 
-    /// Destroys the key of a person, or of a token, so that what it sealed can be read by nobody any more. Entries, tree and proofs
-    /// stay as they are. What the same person says afterwards has a fresh key.
+    /// Destroys the key of a person, or of a token, so that what it sealed can be read by nobody any more, and deletes the conversations
+    /// of the same, runs that are under way among them. Returns how many these were. Entries, tree and proofs stay as they are. What
+    /// the same person says afterwards has a fresh key.
     ///
-    /// The key goes first, then an entry says so: an erasure that the log names has happened. Where a crash comes between the two,
-    /// the entry follows when the tenant is opened.
+    /// Key and conversations go first, then an entry says so: an erasure that the log names has happened. Where a crash comes between the
+    /// two, the entry follows when the tenant is opened.
     ///
     /// # Errors
     /// [`KernelError::NotFound`] when nothing of that name can be read anyway; when a store cannot be written.
@@ -193,7 +195,7 @@ impl Kernel {
         _operator: &Operator,
         tenant: &Tenant,
         whose: Whose,
-    ) -> Result<(), KernelError> {
+    ) -> Result<u64, KernelError> {
         tenant.live()?;
         self.load(tenant.resident()).await?;
         if self.journal().poisoned() {
@@ -204,17 +206,20 @@ impl Kernel {
         let (kernel, resident) = (self.clone(), Arc::clone(tenant.resident()));
         self.tasks().spawn(async move {
             let _changes_one_at_a_time = kernel.changes().lock().await;
-            let ended = match kernel.destroy_person_key(&resident, &whose).await {
+            let told = match kernel.destroy_person_key(&resident, &whose).await {
                 Ok(()) => kernel.tell_erased(&resident).await,
                 Err(error) => Err(error),
             };
+            let (kind, name) = whose.party();
+            let own = |told: &&Untold| told.kind == kind.as_str() && told.name == name;
+            let count = |told: Vec<Untold>| told.iter().filter(own).map(Untold::count).sum();
             // The caller may be gone.
-            let _nobody_waits = done.send(ended);
+            let _nobody_waits = done.send(told.map(count));
         });
         forgotten.await.unwrap_or(Err(KernelError::Busy))
     }
 
-    /// The first step: the key is overwritten.
+    /// The first step: the key is overwritten, the conversations are deleted.
     pub(super) async fn destroy_person_key(
         &self,
         resident: &Arc<Resident>,
@@ -243,34 +248,45 @@ impl Kernel {
         Ok(())
     }
 
-    /// The other steps: the key leaves the write-ahead log too, an entry for each that was destroyed says so, and its name goes. What
-    /// was left of them by a crash or a busy disk is made up for by the next erasure, and when the tenant is opened.
-    pub(crate) async fn tell_erased(&self, resident: &Arc<Resident>) -> Result<(), KernelError> {
+    /// The other steps: what a run still wrote meanwhile goes, key and text leave the write-ahead log too, an entry for each that was
+    /// destroyed says so, and its name goes. What was left of them by a crash or a busy disk is made up for by the next erasure, and when
+    /// the tenant is opened. Returns what was told.
+    pub(crate) async fn tell_erased(
+        &self,
+        resident: &Arc<Resident>,
+    ) -> Result<Vec<Untold>, KernelError> {
         let place = self.place(resident)?;
         let untold = self.engine().read(&place, untold).await;
-        let untold = self.own_data(resident, untold)?;
-        if untold.is_empty() {
-            return Ok(());
+        if self.own_data(resident, untold)?.is_empty() {
+            return Ok(Vec::new());
         }
+        let untold = self.engine().write(&place, delete_rest).await;
+        let untold = self.own_data(resident, untold)?;
         self.truncate_log(&place).await?;
-        // What a repair has set aside holds the key as well.
+        // What a repair has set aside holds key and text as well.
         self.drop_evidence(resident, 0)?;
-        for (number, kind, name) in untold {
-            let detail = [("kind", kind), ("name", name)].into();
+        for erased in &untold {
+            let detail = [
+                ("conversations", erased.conversations.to_string()),
+                ("kind", erased.kind.clone()),
+                ("name", erased.name.clone()),
+            ];
+            let detail = detail.into();
             self.record_done(resident, "operator", "person.erase", |_seq| detail)
                 .await?;
             let sql = "UPDATE person_key SET name = NULL WHERE number = ?1";
+            let number = erased.number;
             let told = self
                 .engine()
                 .write(&place, move |tx| tx.execute(sql, params![number]))
                 .await;
             self.own_data(resident, told)?;
         }
-        Ok(())
+        Ok(untold)
     }
 }
 
-/// Destroys the key in force of a name. Returns how many of its keys are destroyed and not told of.
+/// Destroys the key in force of a name, and deletes the conversations. Returns how many of its erasures are not told of.
 fn destroy(
     tx: &mut WriteTx<'_>,
     (kind, name): (PartyKind, &str),
@@ -279,18 +295,70 @@ fn destroy(
     let sql = "UPDATE person_key SET sealed = NULL, erased_ms = ?3
         WHERE kind = ?1 AND name = ?2 AND sealed IS NOT NULL";
     tx.execute(sql, params![kind.as_str(), name, now])?;
+    let deleted = conversations::delete(tx, (kind.as_str(), name), i64::MAX)?;
+    if deleted > 0 {
+        let sql = "UPDATE person_key SET conversations = conversations + ?3 WHERE number =
+            (SELECT MAX(number) FROM person_key WHERE kind = ?1 AND name = ?2 AND sealed IS NULL)";
+        let noted = tx.execute(sql, params![kind.as_str(), name, deleted])?;
+        if noted == 0 {
+            // Somebody who never had a key: the row stands for the erasure until it is told of.
+            let sql =
+                "INSERT INTO person_key (number, kind, name, created_ms, erased_ms, conversations)
+                VALUES (?1, ?2, ?3, ?4, ?4, ?5)";
+            let number = next_number(tx)?;
+            tx.execute(sql, params![number, kind.as_str(), name, now, deleted])?;
+        }
+    }
     let sql = "SELECT COUNT(*) FROM person_key WHERE kind = ?1 AND name = ?2 AND sealed IS NULL";
     let untold = tx.query_one(sql, params![kind.as_str(), name], |row| Ok(row.get(0)?))?;
     Ok(untold.unwrap_or_default())
 }
 
-type Untold = (i64, String, String);
+/// Deletes again what those wrote who are not told of yet. What they began since their erasure is theirs.
+fn delete_rest(tx: &mut WriteTx<'_>) -> Result<Vec<Untold>, StoreError> {
+    for erased in untold(tx)? {
+        let whose = (erased.kind.as_str(), erased.name.as_str());
+        let more = conversations::delete(tx, whose, erased.erased_ms)?;
+        let sql = "UPDATE person_key SET conversations = conversations + ?2 WHERE number = ?1";
+        tx.execute(sql, params![erased.number, more])?;
+    }
+    untold(tx)
+}
+
+/// An erasure that the log does not name yet.
+pub(crate) struct Untold {
+    number: i64,
+    kind: String,
+    name: String,
+    conversations: i64,
+    erased_ms: i64,
+}
+
+impl Untold {
+    fn count(&self) -> u64 {
+        u64::try_from(self.conversations).unwrap_or_default()
+    }
+}
 
 fn untold(tx: &ReadTx<'_>) -> Result<Vec<Untold>, StoreError> {
-    let sql = "SELECT number, kind, name FROM person_key WHERE sealed IS NULL AND name IS NOT NULL";
+    let sql = "SELECT number, kind, name, conversations, COALESCE(erased_ms, 0)
+        FROM person_key WHERE sealed IS NULL AND name IS NOT NULL";
     tx.query(sql, params![], UNTOLD_MAX, |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        Ok(Untold {
+            number: row.get(0)?,
+            kind: row.get(1)?,
+            name: row.get(2)?,
+            conversations: row.get(3)?,
+            erased_ms: row.get(4)?,
+        })
     })
+}
+
+// Rows stay, so that no number comes again.
+fn next_number(tx: &ReadTx<'_>) -> Result<i64, StoreError> {
+    let sql = "SELECT COALESCE(MAX(number), 0) + 1 FROM person_key";
+    let number = tx.query_one(sql, params![], |row| Ok(row.get::<_, i64>(0)?))?;
+    Ok(number.unwrap_or(1))
 }
 
 /// The key in force of a name, or a fresh one.
@@ -309,10 +377,7 @@ fn lay(
     if let Some(there) = there {
         return Ok(there);
     }
-    // Rows stay, so that no number comes again.
-    let sql = "SELECT COALESCE(MAX(number), 0) + 1 FROM person_key";
-    let number = tx.query_one(sql, params![], |row| Ok(row.get::<_, i64>(0)?))?;
-    let number = number.unwrap_or(1);
+    let number = next_number(tx)?;
     let fresh = Key::generate();
     let sealed = keys
         .journal

@@ -142,6 +142,10 @@ impl Kernel {
             let whole = self.salvage(table, source, new).await?;
             kept.note(table, whole, first);
         }
+        // The copy has them as they were when it was made, where the old database cannot say.
+        if !self.carry_numbers(source, new).await? && first {
+            kept.damaged.insert("sqlite_sequence");
+        }
         Ok(true)
     }
 

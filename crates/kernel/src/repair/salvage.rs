@@ -186,6 +186,7 @@ pub(crate) static PERSON_KEYS: Table = Table {
         "sealed",
         "created_ms",
         "erased_ms",
+        "conversations",
     ],
 };
 /// Never in a copy: without its key it is of no use.

@@ -213,6 +213,13 @@ impl Admission {
         &self.token.name
     }
 
+    /// What tells this credential from every other of its tenant, those of the same name before and after it among them. It stays
+    /// when the token is rotated, and is drawn anew when one is issued. It is no secret, and opens nothing.
+    #[must_use]
+    pub fn credential_id(&self) -> String {
+        format!("{:016x}", self.token.serial)
+    }
+
     /// The natural person, where the credential stands for one.
     #[must_use]
     pub fn person(&self) -> Option<&str> {

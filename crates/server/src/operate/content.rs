@@ -67,13 +67,15 @@ impl Office {
         };
         let id = &forget.tenant;
         let tenant = self.tenant(operator, id)?;
-        self.kernel
+        let conversations = self
+            .kernel
             .forget_person(operator, &tenant, whose)
             .await
             .map_err(fault)?;
         Ok(Answer::Done {
             message: format!(
-                "what {shown} said in calls of {id} can be read by nobody any more; the entries stay"
+                "what {shown} said in calls of {id} can be read by nobody any more; conversations deleted: {conversations}; \
+                 the entries stay"
             ),
         })
     }
