@@ -463,7 +463,7 @@ def test_a_socket_that_says_nothing_is_kept_while_it_answers_pings(gw, tenant):
 def test_every_method_answers_alike_by_post_and_on_a_socket(gw):
     """Each line of the table, with the params of its fixture, as each role: the same outcome, two tenants."""
     sides = [gw.tenant(), gw.tenant()]
-    values = {"secret": "absent", "prompt": "x"}
+    values = dict.fromkeys(("secret", "agent", "session", "run", "call", "file"), "absent") | {"prompt": "x"}
     rows = [route for route in gw.json("routes") if route["method"] == RPC]
     assert len(rows) >= 16
     for tenant in sides:
@@ -481,7 +481,7 @@ def test_every_method_answers_alike_by_post_and_on_a_socket(gw):
                     }
                     allowed = role in row["access"].removeprefix("tenant:").split(",")
                     assert (outcomes["socket"] == "forbidden") == (not allowed), (row, role, outcomes)
-                    if said["method"] not in ("audit.subscribe", "audit.unsubscribe"):
+                    if not said["method"].endswith("subscribe"):
                         assert outcomes["post"] == outcomes["socket"], (row, role)
             time.sleep(0.3)
     other = [side.id for side in sides]
