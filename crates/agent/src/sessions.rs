@@ -15,8 +15,7 @@ use crate::{events, ids, settings};
 pub struct Session {
     /// `ses_` and 32 hex digits.
     pub id: String,
-    /// Whose it is: `person:NAME` or `token:NAME`.
-    pub owner: String,
+    pub(crate) owner: String,
     /// Its agent; empty where it talks to a model alone.
     pub agent: String,
     /// The model in place of the agent's; empty without one.
@@ -78,11 +77,24 @@ fn session(row: &Row<'_>) -> Result<Session, StoreError> {
     })
 }
 
+impl Session {
+    /// Whose it is: `person:NAME` or `token:NAME`.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.owner.split('#').next().unwrap_or_default()
+    }
+}
+
 /// Whose sessions an admission's are.
 pub(crate) fn owner(admission: &Admission) -> String {
     match admission.person() {
         Some(person) => format!("person:{person}"),
-        None => format!("token:{}", admission.token_name()),
+        // A token that is issued anew under an old name is another one, and inherits nothing.
+        None => format!(
+            "token:{}#{}",
+            admission.token_name(),
+            admission.credential_id()
+        ),
     }
 }
 
@@ -317,7 +329,7 @@ pub(crate) async fn delete(
     let found = found.ok_or(AgentError::NotFound)?;
     let deed = Deed {
         action: "session.delete",
-        detail: [("name", found.id), ("owner", found.owner)].into(),
+        detail: [("owner", found.owner().to_owned()), ("name", found.id)].into(),
         ..Deed::default()
     };
     trail.record(admission, deed).await?;

@@ -353,8 +353,8 @@ fn agent_view(agent: Agent) -> AgentView {
 
 fn session_view(session: Session) -> SessionView {
     SessionView {
+        owner: session.owner().to_owned(),
         id: session.id,
-        owner: session.owner,
         agent: given(session.agent),
         model: given(session.model),
         channel: session.channel,
