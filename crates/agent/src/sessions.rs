@@ -81,7 +81,11 @@ impl Session {
     /// Whose it is: `person:NAME` or `token:NAME`.
     #[must_use]
     pub fn owner(&self) -> &str {
-        self.owner.split('#').next().unwrap_or_default()
+        // A person's name may hold that character.
+        match self.owner.starts_with("token:") {
+            true => self.owner.split('#').next().unwrap_or_default(),
+            false => &self.owner,
+        }
     }
 }
 

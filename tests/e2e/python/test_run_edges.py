@@ -94,3 +94,12 @@ def test_what_a_forgotten_person_said_to_agents_is_gone(gw, boss):
     gw.json("audit", "forget", "--tenant", boss.tenant.id, "--person", "ann")
     assert boss.no("sessions.get", id=session) == "not_found"
     assert boss.ok("sessions.list") == {"sessions": []}
+
+
+def test_what_a_forgotten_token_said_to_agents_is_gone(gw, boss):
+    bot = Person(gw, gw.issue(boss.tenant, "bot", "app"))
+    session = bot.session("worker")
+    bot.ask(session, "my-private-word")
+    assert boss.ok("sessions.get", id=session)["owner"] == "token:bot"
+    gw.json("audit", "forget", "--tenant", boss.tenant.id, "--token", "bot")
+    assert boss.no("sessions.get", id=session) == "not_found"

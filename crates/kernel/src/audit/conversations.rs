@@ -22,11 +22,14 @@ pub(super) fn delete(
     until_ms: i64,
 ) -> Result<i64, StoreError> {
     let owner = format!("{kind}:{name}");
-    let own = "owner = ?1 AND created_ms <= ?2";
+    // Of a token the owner names the credential behind the name too; a person's name may hold any of these characters.
+    let own =
+        "(owner = ?1 OR ?3 AND SUBSTR(owner, 1, LENGTH(?1) + 1) = ?1 || '#') AND created_ms <= ?2";
+    let of_token = kind == "token";
     let sql = format!("UPDATE session SET title = {} WHERE {own}", blank("title"));
-    tx.execute(&sql, params![owner, until_ms])?;
+    tx.execute(&sql, params![owner, until_ms, of_token])?;
     let sql = format!("DELETE FROM session WHERE {own}");
-    let deleted = tx.execute(&sql, params![owner, until_ms])?;
+    let deleted = tx.execute(&sql, params![owner, until_ms, of_token])?;
     for (table, text, of, parent) in PARTS {
         let strays =
             format!("{of} IN (SELECT {of} FROM {table} EXCEPT SELECT number FROM {parent})");
