@@ -22,11 +22,16 @@ pub(super) fn delete(
     until_ms: i64,
 ) -> Result<i64, StoreError> {
     let owner = format!("{kind}:{name}");
-    let own = "owner = ?1 AND created_ms <= ?2";
+    // A token's name comes again, so its conversations name the credential too: `token:NAME#ID`. A person's name may have a `#` in it.
+    let (from, to) = match kind {
+        "token" => (format!("{owner}#"), format!("{owner}$")),
+        _ => (String::new(), String::new()),
+    };
+    let own = "(owner = ?1 OR (owner >= ?2 AND owner < ?3)) AND created_ms <= ?4";
+    let whose = params![owner, from, to, until_ms];
     let sql = format!("UPDATE session SET title = {} WHERE {own}", blank("title"));
-    tx.execute(&sql, params![owner, until_ms])?;
-    let sql = format!("DELETE FROM session WHERE {own}");
-    let deleted = tx.execute(&sql, params![owner, until_ms])?;
+    tx.execute(&sql, whose)?;
+    let deleted = tx.execute(&format!("DELETE FROM session WHERE {own}"), whose)?;
     for (table, text, of, parent) in PARTS {
         let strays =
             format!("{of} IN (SELECT {of} FROM {table} EXCEPT SELECT number FROM {parent})");
