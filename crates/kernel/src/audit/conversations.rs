@@ -22,14 +22,16 @@ pub(super) fn delete(
     until_ms: i64,
 ) -> Result<i64, StoreError> {
     let owner = format!("{kind}:{name}");
-    // Of a token the owner names the credential behind the name too; a person's name may hold any of these characters.
-    let own =
-        "(owner = ?1 OR ?3 AND SUBSTR(owner, 1, LENGTH(?1) + 1) = ?1 || '#') AND created_ms <= ?2";
-    let of_token = kind == "token";
+    // A token's name comes again, so its conversations name the credential too: `token:NAME#ID`. A person's name may have a `#` in it.
+    let (from, to) = match kind {
+        "token" => (format!("{owner}#"), format!("{owner}$")),
+        _ => (String::new(), String::new()),
+    };
+    let own = "(owner = ?1 OR (owner >= ?2 AND owner < ?3)) AND created_ms <= ?4";
+    let whose = params![owner, from, to, until_ms];
     let sql = format!("UPDATE session SET title = {} WHERE {own}", blank("title"));
-    tx.execute(&sql, params![owner, until_ms, of_token])?;
-    let sql = format!("DELETE FROM session WHERE {own}");
-    let deleted = tx.execute(&sql, params![owner, until_ms, of_token])?;
+    tx.execute(&sql, whose)?;
+    let deleted = tx.execute(&format!("DELETE FROM session WHERE {own}"), whose)?;
     for (table, text, of, parent) in PARTS {
         let strays =
             format!("{of} IN (SELECT {of} FROM {table} EXCEPT SELECT number FROM {parent})");

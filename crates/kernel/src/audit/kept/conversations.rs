@@ -17,8 +17,8 @@ const TABLES: [&str; 6] = [
     "summary",
 ];
 
-/// Lays conversations: two each of a person, of another whose name begins the same, and of a token of the person's name. The last of
-/// each has a run that is under way.
+/// Lays conversations: two each of a person, of another whose name begins the same, and of a token of the person's name, by its name and
+/// by its credential. The last of each has a run that is under way.
 async fn converse(tenant: &Tenant) {
     let laid = tenant.write(|tx| {
         for (at, (owner, text)) in [
@@ -27,7 +27,7 @@ async fn converse(tenant: &Tenant) {
             ("token:ann", "other"),
             ("person:ann", SECRET),
             ("person:anna", "other"),
-            ("token:ann", "other"),
+            ("token:ann#00ff", "other"),
         ]
         .into_iter()
         .enumerate()

@@ -68,11 +68,11 @@ async fn nothing_is_asked_of_what_lies_below_a_name_that_is_not_to_be_known() {
     home.put("a/private/f", "needle").unwrap();
     // Closed to the owner too: going into it would be told as cut.
     home.put("a/keys/f", "needle").unwrap();
-    fs::set_permissions(
-        home.path.join("a/keys"),
-        std::os::unix::fs::PermissionsExt::from_mode(0),
-    )
-    .unwrap();
+    let mode = |bits| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(bits);
+        fs::set_permissions(home.path.join("a/keys"), mode).unwrap();
+    };
+    mode(0o000);
     let asked = std::cell::RefCell::new(Vec::new());
     let may = |path: &str| {
         asked.borrow_mut().push(path.to_owned());
@@ -80,6 +80,7 @@ async fn nothing_is_asked_of_what_lies_below_a_name_that_is_not_to_be_known() {
     };
     assert!(!home.space.list("", 9, 99, &may).unwrap().cut);
     assert!(!home.space.search("needle", "", &reach(), &may).unwrap().cut);
+    mode(0o700);
     let mut asked = asked.into_inner();
     asked.sort_unstable();
     asked.dedup();
