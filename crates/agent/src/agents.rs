@@ -40,8 +40,8 @@ pub struct Agents {
     queue: Mutex<Queue>,
     /// Runs that work, by tenant and number, with what ends them early.
     working: Mutex<BTreeMap<(TenantUid, i64), CancellationToken>>,
-    /// Tenants of whose runs the registry knows. Held while that changes.
-    pub(crate) noted: tokio::sync::Mutex<BTreeSet<TenantUid>>,
+    /// Whether the registry knows of a tenant's runs. Held while that changes, by each tenant for itself.
+    noted: Mutex<BTreeMap<TenantUid, Arc<tokio::sync::Mutex<bool>>>>,
     /// Runs whose end could not be stored: left to the next start.
     lost: Mutex<BTreeSet<(TenantUid, i64)>>,
     /// Sessions that are being summed up on somebody's wish.
@@ -62,7 +62,7 @@ impl Agents {
             sandbox: OnceCell::new(),
             queue: Mutex::default(),
             working: Mutex::default(),
-            noted: tokio::sync::Mutex::default(),
+            noted: Mutex::default(),
             lost: Mutex::default(),
             compacting: Mutex::default(),
             news: Mutex::default(),
@@ -94,6 +94,11 @@ impl Agents {
         self.compacting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn noted(&self, tenant: TenantUid) -> Arc<tokio::sync::Mutex<bool>> {
+        let mut all = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(tenant).or_default())
     }
 
     pub(crate) fn lost(&self) -> MutexGuard<'_, BTreeSet<(TenantUid, i64)>> {
@@ -186,7 +191,7 @@ impl Agents {
     ) -> Result<Session, AgentError> {
         let id = ids::fresh(self.kernel(), ids::SESSION);
         if let Some(agent) = &new.agent {
-            may_begin(admission, agent)?;
+            may_begin(trail, admission, agent).await?;
         }
         deed(trail, admission, "session.create", &id).await?;
         sessions::create(admission, id, new).await
@@ -383,7 +388,7 @@ impl Agents {
             return Err(AgentError::NotFound);
         }
         if !session.agent.is_empty() {
-            may_begin(admission, &session.agent)?;
+            may_begin(trail, admission, &session.agent).await?;
         }
         let reserved = self.reserve(admission.tenant()).await?;
         deed(trail, admission, "session.send", &session.id).await?;
@@ -575,7 +580,13 @@ pub(crate) async fn deed(
 }
 
 /// Whether the rules let the caller have an agent work for it: to them it is a tool of that name.
-pub(crate) fn may_begin(admission: &Admission, agent: &str) -> Result<(), AgentError> {
+pub(crate) async fn may_begin(
+    trail: &Trail,
+    admission: &Admission,
+    agent: &str,
+) -> Result<(), AgentError> {
     let tool = format!("{PREFIX}{agent}");
-    crate::files::allowed(admission, Act::InvokeTool { tool: &tool }).map(|_rules| ())
+    let act = Act::InvokeTool { tool: &tool };
+    let allowed = crate::files::allowed(trail, admission, "invoke_tool", act).await;
+    allowed.map(|_allowed| ())
 }

@@ -28,6 +28,8 @@ use crate::{ids, runs, transcript};
 
 /// Who may have an agent work.
 const CALLERS: &[Role] = &[Role::Admin, Role::Member, Role::App];
+/// Messages that one call may bring.
+const MESSAGES_MAX: usize = 500;
 /// Pieces that may wait for a client.
 const PIECES: usize = 16;
 /// Between two looks at a run, should news be missed.
@@ -138,7 +140,9 @@ async fn begin(
     admission: Admission,
     asked: Asked,
 ) -> Result<Waiting, Refusal> {
-    may_begin(&admission, &asked.name).map_err(refusal)?;
+    may_begin(trail, &admission, &asked.name)
+        .await
+        .map_err(refusal)?;
     let reserved = agents.reserve(admission.tenant()).await.map_err(refusal)?;
     let (session, messages) = place(agents, trail, &admission, &asked).await?;
     deed(trail, &admission, "session.send", &session.id)
@@ -228,6 +232,9 @@ fn read_messages(request: &Request) -> Result<Vec<String>, Refusal> {
         .member("messages")
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| wrong("messages", "must be a list"))?;
+    if messages.len() > MESSAGES_MAX {
+        return Err(wrong("messages", &format!("are more than {MESSAGES_MAX}")));
+    }
     let mut kept = Vec::with_capacity(messages.len());
     let mut bytes = 0;
     for (place, message) in messages.iter().enumerate() {
@@ -366,7 +373,9 @@ impl Waiting {
                 told = self.tell(&pieces) => told,
                 () = pieces.closed() => return,
             };
-            ends.not();
+            if matches!(told, Ok(()) | Err(Refusal::RunFailed { .. })) {
+                ends.not();
+            }
             if let Err(refusal) = told {
                 // The run has ended and is recorded: nothing is missing behind this. There is no mark of a whole answer.
                 let event = refusal.stream_event(llm::Dialect::OpenAi, trail.request_id());

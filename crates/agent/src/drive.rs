@@ -29,6 +29,8 @@ use crate::{approve, ids, summary};
 const TRIES: u32 = 3;
 /// How long one such wait may be.
 const LATER_MAX: Duration = Duration::from_secs(20);
+/// What is under way has so long to end when the process stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// What a call is answered with that was under way when the process died.
 const INTERRUPTED: &str = "The call was under way when the system stopped. Whether it took effect is not known; it is not repeated.";
 
@@ -40,6 +42,8 @@ enum Turn {
     Waits(Duration),
     /// It has ended.
     Ended,
+    /// The process stops; the next one takes it up.
+    Left,
 }
 
 /// Why a run ends without an answer: a stable code.
@@ -80,12 +84,21 @@ impl Agents {
     pub(crate) async fn work(self: &Arc<Self>, uid: TenantUid, place: Place) -> bool {
         let stop = CancellationToken::new();
         self.working().insert((uid, place.run), stop.clone());
+        let stopping = self.kernel().tasks().stopping();
+        let patience = async {
+            stopping.cancelled().await;
+            tokio::time::sleep(STOP_PATIENCE).await;
+        };
         let worked = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Turn::Ended),
             worked = self.turns(uid, place) => worked,
+            () = patience => Ok(Turn::Left),
         };
         self.working().remove(&(uid, place.run));
+        if let Ok(Turn::Left) = worked {
+            return false;
+        }
         if let Ok(Turn::Waits(wait)) = worked {
             self.wake_later(uid, place, wait);
             return false;
@@ -94,51 +107,45 @@ impl Agents {
             Err(Failed(code)) => code,
             Ok(_) => "interrupted".to_owned(),
         };
-        if let Some(tenant) = self.kernel().tenant_of(&self.operator, uid) {
+        if let Some(tenant) = self.operators(uid) {
             self.put_away(&tenant, place.run, code).await;
         }
         true
     }
 
     /// Sees to it that a run which is worked on no longer has ended, and that nothing which had begun is left without a word.
-    async fn put_away(&self, tenant: &Tenant, run: i64, code: String) {
-        let now = tenant.now();
-        let put = tenant.write(move |tx| {
-            let left = runs::left_behind(tx, run)?;
-            runs::end(tx, run, State::Failed, Some(&code), now)?;
-            Ok(left)
-        });
-        match put.await {
-            Ok(left) => {
-                for (id, call) in left {
-                    let detail = [
-                        ("name", call.tool),
-                        ("run", id),
-                        ("call", call.id),
-                        ("outcome", "unknown".to_owned()),
-                    ];
-                    let told = self.kernel().record_end(
-                        &self.operator,
-                        tenant,
-                        "tool.ended",
-                        detail.into(),
-                    );
-                    if let Err(error) = told.await {
-                        self.log(Some(tenant.id()), "a call's end was not recorded", &error);
-                    }
-                }
+    pub(crate) async fn put_away(&self, tenant: &Tenant, run: i64, code: String) {
+        let put = async {
+            for (id, call) in tenant.read(move |tx| runs::begun(tx, run)).await? {
+                let detail = [
+                    ("name", call.tool),
+                    ("run", id),
+                    ("call", call.id),
+                    ("outcome", "unknown".to_owned()),
+                ];
+                let (kernel, detail) = (self.kernel(), detail.into());
+                kernel
+                    .record_end(&self.operator, tenant, "tool.ended", detail)
+                    .await?;
             }
-            Err(error) => {
-                // It stays as it is until the next start: tried again and again it would fail again and again.
-                self.lost().insert((tenant.uid(), run));
-                self.log(Some(tenant.id()), "a run's end was not stored", &error);
-            }
+            let now = tenant.now();
+            tenant
+                .write(move |tx| {
+                    runs::end_begun(tx, run)?;
+                    runs::end(tx, run, State::Failed, Some(&code), now)
+                })
+                .await
+        };
+        if let Err(error) = put.await {
+            // It is tried again when the tenant's next run has ended, and at the next start.
+            self.lost().insert((tenant.uid(), run));
+            self.log(Some(tenant.id()), "a run's end was not stored", &error);
         }
     }
 
     async fn turns(self: &Arc<Self>, uid: TenantUid, place: Place) -> Result<Turn, Failed> {
-        let operators = self.kernel().tenant_of(&self.operator, uid);
-        let tenant = operators.ok_or_else(|| failed("credential_ended"))?;
+        let tenant = self.operators(uid);
+        let tenant = tenant.ok_or_else(|| failed("credential_ended"))?;
         let run = place.run;
         let caller = tenant.read(move |tx| runs::by_number(tx, run)).await?;
         let Some(found) = caller.filter(|run| run.ended_at.is_none()) else {
@@ -146,7 +153,11 @@ impl Agents {
         };
         drop(tenant);
         let caller = Caller::from_bytes(found.caller);
+        let stopping = self.kernel().tasks().stopping();
         loop {
+            if stopping.is_cancelled() {
+                return Ok(Turn::Left);
+            }
             // The credential is verified anew for each step: what happened to it or its tenant since holds for this one.
             let (trail, admission) = self.enter(&caller, &found).await?;
             if admission.tenant().uid() != uid {
@@ -200,8 +211,9 @@ impl Agents {
                     admission,
                     &standing.session,
                     COMPACT_FROM_BYTES,
-                )
-                .await;
+                );
+                let most = Duration::from_secs(standing.settings.seconds()) / 2;
+                let compacted = tokio::time::timeout(most, compacted).await;
                 // Without it the prompt is longer, or cut at its beginning.
                 drop(compacted);
                 Ok(Turn::Go)
@@ -238,7 +250,7 @@ impl Agents {
         }
         let (looked, upto) = (session.clone(), run.number);
         let read = admission.tenant().read(move |tx| {
-            let summary = summary::newest(tx, &looked)?;
+            let summary = summary::newest(tx, &looked, upto)?;
             let from = summary.as_ref().map_or(looked.begins, |(upto, _)| upto + 1);
             let stored = summary::stored(tx, &looked, from, upto, PROMPT_BYTES_MAX)?;
             let size = runs::size(tx, looked.number, upto)?;

@@ -1,8 +1,9 @@
 //! Files of a tenant's workspace, for its people and programs: what agents leave there, and what they are to work with.
 
+use gateway::door;
 use kernel::workspace::{FileError, Listing, Piece, Workspace, Written};
 use kernel::{Admission, Deed, Trail};
-use policy::{Act, Outcome};
+use policy::{Act, Cap, Outcome};
 
 use crate::agents::Agents;
 use crate::error::AgentError;
@@ -20,11 +21,13 @@ impl Agents {
     /// What is wrong with the path, that it is not there, or that a rule forbids it.
     pub async fn list_files(
         &self,
+        trail: &Trail,
         admission: &Admission,
         path: String,
         depth: usize,
     ) -> Result<Listing, AgentError> {
-        allowed(admission, Act::ReadFile { path: plain(&path) })?;
+        let act = Act::ReadFile { path: plain(&path) };
+        allowed(trail, admission, "read_files", act).await?;
         let asks = admission.clone();
         work(admission, move |workspace| {
             workspace.list(&path, depth, ENTRIES_MAX, &|path| sees(&asks, path))
@@ -44,9 +47,11 @@ impl Agents {
         offset: u64,
         limit: usize,
     ) -> Result<Piece, AgentError> {
-        let rules = allowed(admission, Act::ReadFile { path: plain(&path) })?;
-        record(trail, admission, "read_file", &rules, &path).await?;
-        let limit = limit.min(PIECE_BYTES);
+        let act = Act::ReadFile { path: plain(&path) };
+        let allowed = allowed(trail, admission, "read_file", act).await?;
+        record(trail, admission, "read_file", &allowed.rules, &path).await?;
+        let cap = allowed.bytes.and_then(|bytes| usize::try_from(bytes).ok());
+        let limit = limit.min(PIECE_BYTES).min(cap.unwrap_or(usize::MAX));
         work(admission, move |workspace| {
             workspace.read(&path, offset, limit)
         })
@@ -69,8 +74,13 @@ impl Agents {
             let text = format!("is longer than {PIECE_BYTES} bytes; append the rest");
             return Err(AgentError::wrong("content", text));
         }
-        let rules = allowed(admission, Act::WriteFile { path: plain(&path) })?;
-        record(trail, admission, "write_file", &rules, &path).await?;
+        let act = Act::WriteFile { path: plain(&path) };
+        let allowed = allowed(trail, admission, "write_file", act).await?;
+        if allowed.bytes.is_some_and(|cap| bytes.len() as u64 > cap) {
+            let text = "is longer than a rule lets it be";
+            return Err(AgentError::wrong("content", text));
+        }
+        record(trail, admission, "write_file", &allowed.rules, &path).await?;
         work(admission, move |workspace| {
             workspace.write(&path, &bytes, append, &ROOM)
         })
@@ -87,8 +97,9 @@ impl Agents {
         admission: &Admission,
         path: String,
     ) -> Result<(), AgentError> {
-        let rules = allowed(admission, Act::WriteFile { path: plain(&path) })?;
-        record(trail, admission, "remove_file", &rules, &path).await?;
+        let act = Act::WriteFile { path: plain(&path) };
+        let allowed = allowed(trail, admission, "remove_file", act).await?;
+        record(trail, admission, "remove_file", &allowed.rules, &path).await?;
         work(admission, move |workspace| workspace.remove(&path)).await
     }
 }
@@ -99,25 +110,36 @@ pub(crate) fn sees(admission: &Admission, path: &str) -> bool {
     matches!(&decision.outcome, Outcome::Allowed(obligations) if obligations.approvers().is_none())
 }
 
-/// The rules that allow it.
-pub(crate) fn allowed(admission: &Admission, act: Act<'_>) -> Result<String, AgentError> {
+/// What the rules leave of something that they allow.
+pub(crate) struct Allowed {
+    rules: String,
+    bytes: Option<u64>,
+}
+
+/// Puts an act of a client to the rules; a refusal is recorded.
+pub(crate) async fn allowed(
+    trail: &Trail,
+    admission: &Admission,
+    action: &'static str,
+    act: Act<'_>,
+) -> Result<Allowed, AgentError> {
     let decision = admission.decide(act);
-    match &decision.outcome {
-        Outcome::Allowed(obligations) if obligations.is_empty() => Ok(decision.rules.to_string()),
-        Outcome::Absent => Err(AgentError::NotFound),
-        Outcome::Allowed(_) => Err(AgentError::refused(
-            "approval_required",
-            format!(
-                "a rule lets this be done by an approved call of an agent only: {}",
-                decision.rules
-            ),
-        )),
-        Outcome::NotPermitted => Err(AgentError::refused("forbidden", "no rule permits this")),
-        Outcome::Forbidden | Outcome::Broken => {
-            let text = format!("a rule forbids this: {}", decision.rules);
-            Err(AgentError::refused("policy_denied", text))
-        }
+    if let Some(refusal) = gateway::policy::refusal(admission, &decision) {
+        let recorded = door::denied(trail, admission, action, &refusal).await;
+        recorded.map_err(|_| AgentError::refused("unavailable", "nothing can be recorded"))?;
+        return Err(match &decision.outcome {
+            Outcome::Absent => AgentError::NotFound,
+            _ => AgentError::refused(refusal.code(), refusal.text()),
+        });
     }
+    let bytes = match &decision.outcome {
+        Outcome::Allowed(obligations) => obligations.cap(Cap::Bytes),
+        _ => None,
+    };
+    Ok(Allowed {
+        rules: decision.rules.to_string(),
+        bytes,
+    })
 }
 
 async fn record(

@@ -37,10 +37,14 @@ struct AtWork {
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        let mut queue = self.agents.queue();
+        let mark = (self.uid, self.place.run);
+        self.agents.working().remove(&mark);
         match self.waits {
-            true => queue.park(self.uid, self.place),
-            false => queue.end(self.uid, self.place),
+            true => self.agents.queue().park(self.uid, self.place),
+            false => self.agents.queue().end(self.uid, self.place),
+        }
+        if std::thread::panicking() {
+            self.agents.pump();
         }
     }
 }
@@ -50,7 +54,8 @@ impl Agents {
     pub(crate) async fn reserve(self: &Arc<Self>, tenant: &Tenant) -> Result<Reserved, AgentError> {
         let uid = tenant.uid();
         // The note is not taken back between the two.
-        let mut noted = self.noted.lock().await;
+        let note = self.noted(uid);
+        let mut noted = note.lock().await;
         if !self.queue().reserve(uid) {
             let text =
                 "as many runs of the tenant are under way as may; try again when some have ended";
@@ -60,16 +65,17 @@ impl Agents {
             agents: Arc::clone(self),
             uid,
         };
-        if !noted.contains(&uid) {
+        if !*noted {
             tenant.has_runs().await?;
-            noted.insert(uid);
+            *noted = true;
         }
         Ok(reserved)
     }
 
     /// Begins runs whose turn it is.
     pub(crate) fn pump(self: &Arc<Self>) {
-        loop {
+        let stopping = self.kernel().tasks().stopping();
+        while !stopping.is_cancelled() {
             let next = self.queue().next();
             let Some((uid, place)) = next else { return };
             let mut at_work = AtWork {
@@ -83,6 +89,7 @@ impl Agents {
                 at_work.waits = !agents.work(uid, place).await;
                 drop(at_work);
                 agents.ring(uid);
+                agents.pump();
                 agents.settle(uid).await;
                 agents.pump();
             });
@@ -101,27 +108,35 @@ impl Agents {
         if self.queue().has(uid) {
             return;
         }
-        let mut noted = self.noted.lock().await;
-        if self.queue().has(uid) {
-            return;
-        }
-        let Some(tenant) = self.kernel().tenant_of(&self.operator, uid) else {
-            noted.remove(&uid);
+        let note = self.noted(uid);
+        let mut noted = note.lock().await;
+        let Some(tenant) = self.operators(uid).filter(|_| !self.queue().has(uid)) else {
             return;
         };
+        let lost: Vec<i64> = {
+            let mut lost = self.lost();
+            let own = lost.extract_if(.., |(tenant, _)| *tenant == uid);
+            own.map(|(_, run)| run).collect()
+        };
+        for run in lost {
+            self.put_away(&tenant, run, "interrupted".to_owned()).await;
+        }
         match tenant.read(|tx| runs::open(tx, OPEN_MAX)).await {
             Ok(open) if open.is_empty() => {
-                // A note that stays opens a tenant for nothing, once.
-                if tenant.has_no_runs().await.is_ok() {
-                    noted.remove(&uid);
-                }
+                // A note that stays opens a tenant for nothing, once; whether it stays may not be known.
+                *noted = false;
+                let _stays = tenant.has_no_runs().await;
             }
-            Ok(open) => open
-                .iter()
-                .for_each(|run| self.take_up_stored(&tenant, run)),
+            Ok(open) => open.iter().for_each(|run| self.take_up_stored(uid, run)),
             // They stay noted for the next start.
             Err(error) => self.log(Some(tenant.id()), "runs were not looked for", &error),
         }
+    }
+
+    /// A tenant by the operator's authority; one that is being deleted is left alone.
+    pub(crate) fn operators(&self, uid: TenantUid) -> Option<Tenant> {
+        let tenant = self.kernel().tenant_of(&self.operator, uid);
+        tenant.filter(|tenant| !tenant.is_being_deleted())
     }
 
     /// Takes up what an earlier process left under way. Call it once, when calls can be served.
@@ -131,11 +146,12 @@ impl Agents {
             Err(error) => return self.log(None, "runs of before were not found", &error),
         };
         for tenant in tenants {
-            self.noted.lock().await.insert(tenant.uid());
+            let note = self.noted(tenant.uid());
+            *note.lock().await = true;
             match tenant.read(|tx| runs::open(tx, OPEN_MAX)).await {
                 Ok(open) => open
                     .iter()
-                    .for_each(|run| self.take_up_stored(&tenant, run)),
+                    .for_each(|run| self.take_up_stored(tenant.uid(), run)),
                 Err(error) => {
                     self.log(
                         Some(tenant.id()),
@@ -150,18 +166,18 @@ impl Agents {
     }
 
     /// One that is under way in this process already is left.
-    fn take_up_stored(&self, tenant: &Tenant, run: &Run) {
+    fn take_up_stored(&self, uid: TenantUid, run: &Run) {
         let place = Place {
             run: run.number,
             session: run.session_number,
         };
-        if self.lost().contains(&(tenant.uid(), run.number)) {
+        if self.lost().contains(&(uid, run.number)) {
             return;
         }
         match run.state == State::Queued.as_str() {
-            true => self.queue().push(tenant.uid(), place),
+            true => self.queue().push(uid, place),
             // Whatever it did last is stored: it goes on from there, before those that have not begun.
-            false => self.queue().take_up(tenant.uid(), place),
+            false => self.queue().take_up(uid, place),
         }
     }
 

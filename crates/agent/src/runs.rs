@@ -170,28 +170,39 @@ pub(crate) fn size(tx: &ReadTx<'_>, session: i64, run: i64) -> Result<Size, Stor
     size.ok_or(StoreError::Damaged)
 }
 
-/// Calls that had begun in a run which is worked on no longer; they have ended with this.
-pub(crate) fn left_behind(
-    tx: &mut WriteTx<'_>,
-    run: i64,
-) -> Result<Vec<(String, ToolCall)>, StoreError> {
+/// Calls that have begun in a run and not ended, each with the run's id.
+pub(crate) fn begun(tx: &ReadTx<'_>, run: i64) -> Result<Vec<(String, ToolCall)>, StoreError> {
     let Some(found) = by_number(tx, run)? else {
         return Ok(Vec::new());
     };
     let left = found.calls.into_iter().filter(|call| call.state == "begun");
-    let left: Vec<_> = left.map(|call| (found.id.clone(), call)).collect();
-    let sql = "UPDATE tool_call SET state = 'ended', ended_ms = begun_ms WHERE run = ?1 AND state = 'begun'";
-    tx.execute(sql, params![run])?;
-    Ok(left)
+    Ok(left.map(|call| (found.id.clone(), call)).collect())
 }
 
-/// How a run ended; `None` while it has not. Without its calls.
+/// Ends them.
+pub(crate) fn end_begun(tx: &mut WriteTx<'_>, run: i64) -> Result<(), StoreError> {
+    let sql = "UPDATE tool_call SET state = 'ended', ended_ms = begun_ms WHERE run = ?1 AND state = 'begun'";
+    tx.execute(sql, params![run])?;
+    Ok(())
+}
+
+/// How a run ended; `None` while it has not. One that is not there any more has ended too.
 pub(crate) fn ended(
     tx: &ReadTx<'_>,
     id: &str,
 ) -> Result<Option<(String, Option<String>)>, StoreError> {
-    let sql = "SELECT state, why FROM run WHERE id = ?1 AND ended_ms IS NOT NULL";
-    tx.query_one(sql, params![id], |row| Ok((row.get(0)?, row.get(1)?)))
+    let sql = "SELECT state, why, ended_ms FROM run WHERE id = ?1";
+    let found = tx.query_one(sql, params![id], |row| {
+        let over = row.get::<_, Option<i64>>(2)?.is_some();
+        Ok((over, (row.get(0)?, row.get(1)?)))
+    })?;
+    Ok(match found {
+        Some((over, how)) => Some(how).filter(|_| over),
+        None => Some((
+            State::Failed.as_str().to_owned(),
+            Some("deleted".to_owned()),
+        )),
+    })
 }
 
 /// Characters of a call's arguments that are shown of one that has ended.
@@ -248,12 +259,11 @@ pub(crate) fn list(
     )
 }
 
-/// Runs that have not ended, oldest first.
+/// Runs that have not ended, oldest first, without their calls.
 pub(crate) fn open(tx: &ReadTx<'_>, limit: usize) -> Result<Vec<Run>, StoreError> {
     let sql = format!("SELECT {RUN} {FROM} WHERE r.ended_ms IS NULL ORDER BY r.number LIMIT ?1");
     let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-    let found = tx.query(&sql, params![rows], limit, run)?;
-    found.into_iter().map(|run| with_calls(tx, run)).collect()
+    tx.query(&sql, params![rows], limit, run)
 }
 
 /// Whether the run is still to be worked on: what ended meanwhile takes no further row.

@@ -275,17 +275,17 @@ pub(crate) fn history(
     after: i64,
     limit: usize,
 ) -> Result<Vec<Said>, StoreError> {
-    let sql = "SELECT m.number, r.id, m.body, m.created_ms FROM message AS m JOIN run AS r ON r.number = m.run
-        WHERE m.session = ?1 AND m.run >= ?2 AND m.number > ?3 ORDER BY m.number LIMIT ?4";
-    // What does not fit into a page is the next one's; the rows that are looked at have a bound of their own.
-    let sql = format!(
-        "SELECT * FROM (SELECT *, SUM(OCTET_LENGTH(body)) OVER (ORDER BY number) AS so_far,
-            ROW_NUMBER() OVER (ORDER BY number) AS place FROM ({sql})) WHERE so_far <= ?5 OR place = 1 ORDER BY number"
-    );
+    // Lengths are added up first: what does not fit into a page is the next one's, and is not held.
+    let sql = "SELECT m.number, r.id, m.body, m.created_ms FROM
+            (SELECT number, SUM(bytes) OVER (ORDER BY number) AS so_far, ROW_NUMBER() OVER (ORDER BY number) AS place FROM
+                (SELECT number, OCTET_LENGTH(body) AS bytes FROM message WHERE session = ?1 AND run >= ?2 AND number > ?3
+                    ORDER BY number LIMIT ?4)) AS w
+        JOIN message AS m ON m.number = w.number JOIN run AS r ON r.number = m.run
+        WHERE w.so_far <= ?5 OR w.place = 1 ORDER BY m.number";
     let rows = i64::try_from(limit).unwrap_or(i64::MAX);
     let bytes = i64::try_from(RPC_PAGE_BYTES_MAX).unwrap_or(i64::MAX);
     tx.query(
-        &sql,
+        sql,
         params![session.number, session.begins, after, rows, bytes],
         limit,
         |row| {

@@ -137,8 +137,10 @@ pub(crate) async fn finish(
         if !runs::is_open(tx, run.number)? {
             return Ok(false);
         }
-        let sql = "UPDATE tool_call SET state = 'ended', ended_ms = ?2 WHERE number = ?1 AND state <> 'ended'";
-        if tx.execute(sql, params![call.number, now.unix_ms()])? == 0 {
+        let sql = "UPDATE tool_call SET state = 'ended', ended_ms = ?2
+            WHERE number = ?1 AND state IN (?3, 'begun')";
+        if tx.execute(sql, params![call.number, now.unix_ms(), call.state])? == 0 {
+            // It was decided at the last moment: look again.
             return Ok(true);
         }
         runs::set_state(tx, run.number, State::Running)?;

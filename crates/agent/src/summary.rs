@@ -22,15 +22,18 @@ const SUMMARY_TOKENS: u64 = 1_500;
 const TASK: &str = "Sum up the conversation above for yourself, so that you can go on without it. Keep names, numbers, decisions, \
     open questions and the paths of files. Write at most 400 words, and nothing but the summary.";
 
-/// The newest summary of a session: the run up to which it goes, and its text.
+/// The newest summary of what was said before a run: the run up to which it goes, and its text.
 pub(crate) fn newest(
     tx: &ReadTx<'_>,
     session: &Session,
+    before: i64,
 ) -> Result<Option<(i64, String)>, StoreError> {
-    let sql = "SELECT upto, body FROM summary WHERE session = ?1 AND upto >= ?2 ORDER BY number DESC LIMIT 1";
-    tx.query_one(sql, params![session.number, session.begins], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })
+    let sql = "SELECT upto, body FROM summary WHERE session = ?1 AND upto >= ?2 AND upto < ?3 ORDER BY number DESC LIMIT 1";
+    tx.query_one(
+        sql,
+        params![session.number, session.begins, before],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }
 
 /// Messages of a session from a run on and up to another, in the order in which a model gets them.
@@ -42,10 +45,15 @@ pub(crate) fn stored(
     bytes_max: usize,
 ) -> Result<Vec<Stored>, StoreError> {
     // The newest runs, as wholes; the last of them always. Beyond that no prompt goes, and no more is held.
-    let sql = "SELECT run, body FROM (SELECT run, number, body, MAX(so_far) OVER (PARTITION BY run) AS whole FROM
-            (SELECT run, number, body, SUM(OCTET_LENGTH(body)) OVER (ORDER BY run DESC, number DESC) AS so_far
-                FROM message WHERE session = ?1 AND run >= ?2 AND run <= ?3 ORDER BY run DESC, number DESC LIMIT ?4))
-        WHERE whole <= ?5 OR run = ?3 ORDER BY run, number";
+    // Lengths are added up first: no body is held that is not needed. Where there are more rows than are looked at, the oldest run may
+    // lack its beginning.
+    let sql = "SELECT m.run, m.body FROM (SELECT number, run, MAX(so_far) OVER (PARTITION BY run) AS whole,
+                COUNT(*) OVER () AS looked, MIN(run) OVER () AS oldest FROM
+            (SELECT number, run, SUM(bytes) OVER (ORDER BY run DESC, number DESC) AS so_far FROM
+                (SELECT number, run, OCTET_LENGTH(body) AS bytes FROM message WHERE session = ?1 AND run >= ?2 AND run <= ?3
+                    ORDER BY run DESC, number DESC LIMIT ?4))) AS w
+        JOIN message AS m ON m.number = w.number
+        WHERE w.run = ?3 OR (w.whole <= ?5 AND NOT (w.looked = ?4 AND w.run = w.oldest)) ORDER BY m.run, m.number";
     let bytes = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     let most = i64::try_from(MESSAGES_PER_RUN_MAX).unwrap_or(i64::MAX);
     let from = from.max(session.begins);
@@ -76,17 +84,19 @@ fn older(
     from_bytes: usize,
 ) -> Result<Option<Older>, StoreError> {
     let sql = "SELECT number FROM run WHERE session = ?1 AND number >= ?2 AND ended_ms IS NOT NULL
+        AND number < COALESCE((SELECT MIN(number) FROM run WHERE session = ?1 AND ended_ms IS NULL AND started_ms IS NOT NULL), ?4)
         ORDER BY number DESC LIMIT 1 OFFSET ?3";
     let keeps = if from_bytes == 0 {
         0
     } else {
         COMPACT_KEEPS_RUNS
     };
-    let upto: Option<i64> =
-        tx.query_one(sql, params![session.number, session.begins, keeps], |row| {
-            Ok(row.get(0)?)
-        })?;
-    let summary = newest(tx, session)?;
+    let upto: Option<i64> = tx.query_one(
+        sql,
+        params![session.number, session.begins, keeps, i64::MAX],
+        |row| Ok(row.get(0)?),
+    )?;
+    let summary = newest(tx, session, i64::MAX)?;
     let from = summary
         .as_ref()
         .map_or(session.begins, |(upto, _)| upto + 1);

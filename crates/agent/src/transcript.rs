@@ -52,12 +52,44 @@ pub(crate) fn view(before: &Before<'_>, stored: &[Stored], bytes_max: usize) -> 
         let text = format!("[What was said before, summed up by the assistant]\n{text}");
         out.push(json!({ "role": "user", "content": text }).to_string());
     }
+    let mut shown = shown;
+    answer_before_what_it_had_not_seen(&mut shown, newest);
     let mut calls = Calls::default();
     for message in shown {
         calls.next(message, &mut out);
     }
     calls.settle(&mut out);
     out
+}
+
+/// A run that was told something while its model answered has that answer behind it: it goes before, so that the model has something to
+/// answer still.
+fn answer_before_what_it_had_not_seen(shown: &mut [&Stored], newest: i64) {
+    let role = |message: &Stored| {
+        let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+        let calls = body["tool_calls"].is_array();
+        let said = body["role"].as_str().unwrap_or_default().to_owned();
+        (said, calls)
+    };
+    let first = shown.partition_point(|message| message.run < newest);
+    let Some(own) = shown.get_mut(first..) else {
+        return;
+    };
+    let Some((last, before)) = own.split_last() else {
+        return;
+    };
+    if role(last) != ("assistant".to_owned(), false) {
+        return;
+    }
+    let users = before
+        .iter()
+        .rev()
+        .take_while(|message| role(message).0 == "user");
+    // The first message of a run is what the answer is to.
+    let place = (before.len() - users.count()).max(1);
+    if let Some(rest) = own.get_mut(place..) {
+        rest.rotate_right(1);
+    }
 }
 
 /// Calls whose results have not come yet, and what was said meanwhile.
@@ -186,6 +218,23 @@ mod tests {
         let view = view(&Before::default(), &stored, usize::MAX);
         assert_eq!(roles(&view), ["user", "assistant", "tool", "user"]);
         assert!(view[2].contains("done") && view[3].contains("also b"));
+    }
+
+    #[test]
+    fn an_answer_stands_before_what_was_said_while_it_was_made() {
+        let answer = at(1, json!({ "role": "assistant", "content": "first" }));
+        let stored = [user(1, "a"), user(1, "also b"), answer];
+        let view = view(&Before::default(), &stored, usize::MAX);
+        assert_eq!(roles(&view), ["user", "assistant", "user"]);
+        assert!(view[2].contains("also b"));
+        let one = [
+            user(1, "a"),
+            at(1, json!({ "role": "assistant", "content": "x" })),
+        ];
+        assert_eq!(
+            roles(&super::view(&Before::default(), &one, usize::MAX)),
+            ["user", "assistant"]
+        );
     }
 
     #[test]

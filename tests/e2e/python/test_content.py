@@ -190,7 +190,7 @@ def test_what_is_forgotten_is_gone_and_the_log_verifies(gw, tmp_path):
         verified = gw.json("audit", "verify", "--tenant", tenant.id, "--since", kept)
         assert verified["entries"] > gone
         [entry] = [entry for entry in tenant.audit() if entry["action"] == "person.erase"]
-        assert (entry["actor"], entry["detail"]) == ("operator", {"kind": "token", "name": "ci"})
+        assert (entry["actor"], entry["detail"]) == ("operator", {"conversations": "0", "kind": "token", "name": "ci"})
         # And after a restart.
         gw.stop()
         gw.start()

@@ -168,3 +168,14 @@ def test_the_books_are_whole_afterwards(work):
     carried_out = [entry["detail"]["call"] for entry in entries if entry["detail"]["name"] == "exec"]
     assert len(carried_out) == len(set(carried_out)), "no call was carried out twice"
     assert work.gw.cli("audit", "verify", "--tenant", work.tenant.id).returncode == 0
+
+
+def test_a_gateway_that_stops_leaves_a_long_run_to_the_next_start(work):
+    session = work.boss.session("worker")
+    run = work.boss.send(session, shell("touch stops; sleep 60"))
+    eventually(lambda: (workspace(work.tenant) / "stops").exists(), 20, "the effect")
+    assert work.gw.stop() == 0
+    work.gw.start()
+    work.answered_once(session, run)
+    assert "not repeated" in work.boss.results(session, run)[0]
+

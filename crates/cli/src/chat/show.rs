@@ -243,7 +243,9 @@ mod tests {
         assert!(text.contains(&" ".repeat(3_000)) && text.contains("by admin, until 2026-11-23"));
         let how = how_to_decide("run_1", &call("{}")).join("\n");
         assert!(
-            how.contains(r#"runs.approve '{"call":"call_1","id":"run_1"}'"#),
+            how.contains("runs.approve '{")
+                && how.contains(r#""call":"call_1""#)
+                && how.contains(r#""id":"run_1""#),
             "{how}"
         );
     }

@@ -21,7 +21,12 @@ impl Handle<method::FilesList> for Turn {
         let depth = usize::try_from(depth.unwrap_or(1)).unwrap_or(usize::MAX);
         let found = self
             .agents()
-            .list_files(&self.admission, path.unwrap_or_default(), depth)
+            .list_files(
+                &self.trail,
+                &self.admission,
+                path.unwrap_or_default(),
+                depth,
+            )
             .await
             .map_err(failure)?;
         let entries = found.entries.into_iter().map(|entry| FileEntry {
