@@ -113,6 +113,19 @@ pub enum EntryKind {
     Other,
 }
 
+impl EntryKind {
+    /// Its name in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Link => "link",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// How far a search goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reach {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kernel::Admission;
-use kernel::workspace::{EntryKind, FileError, Reach, Room, Workspace};
+use kernel::workspace::{FileError, Reach, Room, Workspace};
 use serde_json::json;
 
 use super::arguments::Arguments;
@@ -131,12 +131,7 @@ impl Touch {
         let count = listing.entries.len();
         let mut text = String::new();
         for entry in &listing.entries {
-            let kind = match entry.kind {
-                EntryKind::File => "file",
-                EntryKind::Directory => "directory",
-                EntryKind::Link => "link",
-                EntryKind::Other => "other",
-            };
+            let kind = entry.kind.as_str();
             text.push_str(&format!("{kind}\t{}\t{}\n", entry.bytes, entry.path));
         }
         if count == 0 {

@@ -1,9 +1,6 @@
 //! What the methods of agents, sessions and runs do: `agent` does it, for the caller who was admitted.
 
-use std::sync::PoisonError;
-
 use agent::{Agent, AgentError, AgentSettings, NewSession, Run, Session, ToolCall, Wish};
-use base::limits::RPC_SUBSCRIPTIONS_MAX;
 use rpc::agent::{AgentList, AgentView, NamedAgent, SetAgent, ToolList, ToolView};
 use rpc::jsonrpc::{Failure, number};
 use rpc::method::{self, Handle};
@@ -15,7 +12,7 @@ use rpc::session::{
 };
 use serde_json::value::to_raw_value;
 
-use super::follow::{Followed, Subscription};
+use super::follow::{Followed, follow};
 use super::session::{Turn, kernel_failure};
 use crate::operate;
 
@@ -217,23 +214,12 @@ impl Handle<method::SessionsSubscribe> for Turn {
             .events(&self.admission, &id, i64::MAX, 1)
             .await
             .map_err(failure)?;
-        let mut open = subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= RPC_SUBSCRIPTIONS_MAX {
-            let text = "this socket has as many subscriptions as it may have";
-            let failure = Failure::new(number::REFUSED, "too_many_subscriptions", text);
-            return Err(failure.limit(RPC_SUBSCRIPTIONS_MAX));
-        }
         let after = after.unwrap_or_else(|| count(last));
-        let next = after.saturating_add(1);
-        let names = (1..).map(|number: usize| format!("session-{number}"));
-        let mut free = names.filter(|name| open.iter().all(|other| other.name != *name));
-        let subscription = free.next().unwrap_or_default();
-        open.push(Subscription {
-            name: subscription.clone(),
-            what: Followed::Session(id),
-            next,
-        });
-        Ok(Subscribed { subscription, next })
+        follow(
+            subscriptions,
+            Followed::Session(id),
+            after.saturating_add(1),
+        )
     }
 }
 

@@ -3,7 +3,6 @@
 use agent::PIECE_BYTES;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kernel::workspace::EntryKind;
 use rpc::file::{
     FileContent, FileEntry, FileList, FileWritten, FilesWish, NamedFile, ReadFile, WriteFile,
 };
@@ -31,7 +30,7 @@ impl Handle<method::FilesList> for Turn {
             .map_err(failure)?;
         let entries = found.entries.into_iter().map(|entry| FileEntry {
             path: entry.path,
-            kind: kind(entry.kind).to_owned(),
+            kind: entry.kind.as_str().to_owned(),
             bytes: entry.bytes,
             modified_ms: entry.modified_ms,
         });
@@ -39,15 +38,6 @@ impl Handle<method::FilesList> for Turn {
             entries: entries.collect(),
             cut: found.cut,
         })
-    }
-}
-
-fn kind(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::File => "file",
-        EntryKind::Directory => "directory",
-        EntryKind::Link => "link",
-        EntryKind::Other => "other",
     }
 }
 

@@ -1,13 +1,14 @@
 //! What a socket is sent unasked: entries of the log, and events of conversations.
 
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use agent::AgentError;
+use base::limits::RPC_SUBSCRIPTIONS_MAX;
 use kernel::report::AuditFilter;
 use kernel::{Admission, KernelError};
-use rpc::jsonrpc;
+use rpc::jsonrpc::{self, Failure, number};
 use rpc::method::{AUDIT_EVENT, SESSION_EVENT};
-use rpc::params::AuditEvent;
+use rpc::params::{AuditEvent, Subscribed};
 use rpc::session::SessionEvent;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio_tungstenite::tungstenite::Message;
@@ -36,6 +37,34 @@ pub(super) struct Subscription {
     pub(super) name: String,
     pub(super) what: Followed,
     pub(super) next: u64,
+}
+
+/// Begins a subscription of a socket.
+pub(super) fn follow(
+    subscriptions: &Mutex<Vec<Subscription>>,
+    what: Followed,
+    next: u64,
+) -> Result<Subscribed, Failure> {
+    let mut open = subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+    if open.len() >= RPC_SUBSCRIPTIONS_MAX {
+        let text = "this socket has as many subscriptions as it may have";
+        let failure = Failure::new(number::REFUSED, "too_many_subscriptions", text);
+        return Err(failure.limit(RPC_SUBSCRIPTIONS_MAX));
+    }
+    let word = match what {
+        Followed::Audit => "audit",
+        Followed::Session(_) => "session",
+    };
+    // The lowest name that is free: one that has ended can come again.
+    let names = (1..).map(|number: usize| format!("{word}-{number}"));
+    let mut free = names.filter(|name| open.iter().all(|other| other.name != *name));
+    let subscription = free.next().unwrap_or_default();
+    open.push(Subscription {
+        name: subscription.clone(),
+        what,
+        next,
+    });
+    Ok(Subscribed { subscription, next })
 }
 
 fn subscriptions(session: &Session) -> Vec<Subscription> {

@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use base::limits::RPC_SUBSCRIPTIONS_MAX;
 use gateway::refusal::Refusal;
 use kernel::report::{AuditFilter, AuditRow};
 use kernel::tokens::IssuedToken;
@@ -20,7 +19,7 @@ use rpc::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::follow::{Followed, Subscription};
+use super::follow::{Followed, Subscription, follow};
 use super::session::{Turn, failure, kernel_failure};
 use crate::feed::Feed;
 use crate::usage::{self, Period};
@@ -298,23 +297,7 @@ impl Handle<method::AuditSubscribe> for Turn {
             .audit_length()
             .await
             .map_err(kernel_failure)?;
-        let mut open = subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= RPC_SUBSCRIPTIONS_MAX {
-            let text = "this socket has as many subscriptions as it may have";
-            let failure = Failure::new(number::REFUSED, "too_many_subscriptions", text);
-            return Err(failure.limit(RPC_SUBSCRIPTIONS_MAX));
-        }
-        let next = from.unwrap_or(length);
-        // The lowest name that is free: one that has ended can come again.
-        let names = (1..).map(|number: usize| format!("audit-{number}"));
-        let mut free = names.filter(|name| open.iter().all(|other| other.name != *name));
-        let subscription = free.next().unwrap_or_default();
-        open.push(Subscription {
-            name: subscription.clone(),
-            what: Followed::Audit,
-            next,
-        });
-        Ok(Subscribed { subscription, next })
+        follow(subscriptions, Followed::Audit, from.unwrap_or(length))
     }
 }
 
